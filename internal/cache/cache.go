@@ -1,0 +1,81 @@
+// Package cache is the vocabulary between those who ask for objects (a
+// gateway) and those who hold them (a node, a cluster of nodes): what a
+// request says, what an answer holds and which ways there are to fail.
+//
+// It holds no behaviour. The interface that a gateway asks through is declared
+// by the gateway.
+package cache
+
+import (
+	"io"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/target"
+)
+
+// Mode says how far the holder may go to answer.
+type Mode uint8
+
+// The modes, from the most to the least that the holder may do.
+const (
+	AllowFill    Mode = iota // fetch from upstream on a miss
+	OnlyIfCached             // join a fill that is already running, never start one
+	Peek                     // read the disk only
+)
+
+// Request asks for one object.
+type Request struct {
+	Target target.Target
+	Mode   Mode
+	// Whole asks the holder to answer only when the object is complete and
+	// verified, so that size and digest are known and Body can seek. HEAD,
+	// ranges and conditional requests need it.
+	Whole bool
+}
+
+// Source says where an answer came from.
+type Source uint8
+
+// The sources, nearest first.
+const (
+	Memory   Source = iota + 1 // the gateway's own memory
+	Disk                       // a node's disk
+	Inflight                   // a fill that somebody else had started
+	Peer                       // another node of the region
+	Region                     // another region
+	Upstream                   // fetched for this request
+)
+
+var sourceNames = [...]string{Memory: "memory", Disk: "disk", Inflight: "inflight", Peer: "peer", Region: "region", Upstream: "upstream"}
+
+// String returns the word for s in headers, logs and metrics.
+func (s Source) String() string {
+	if int(s) < len(sourceNames) && s > 0 {
+		return sourceNames[s]
+	}
+	return "unknown"
+}
+
+// Object is the answer to a Request. The caller closes Body.
+type Object struct {
+	Size    int64     // bytes; -1 while a fill has not learnt it
+	SHA256  [32]byte  // of the bytes; zero while the object is being filled
+	ModTime time.Time // when the object was stored; zero while it is being filled
+
+	// For what is mutable: how long ago upstream said so, how long from now it
+	// counts as fresh, and whether it is served beyond that.
+	Age   time.Duration
+	TTL   time.Duration
+	Stale bool
+
+	Private bool // matches the private patterns: shared caches must not keep it
+	Source  Source
+
+	// Body yields the bytes. It may have more abilities, found by assertion:
+	//   - an *os.File or another io.ReadSeeker: the object is complete and
+	//     verified and Body stands at its start;
+	//   - io.WriterTo: a fill that hands its bytes on as they come.
+	// A read from a fill that fails returns an *Error, never io.EOF: who copies
+	// Body must abort what it has begun to answer, not end it.
+	Body io.ReadCloser
+}
