@@ -4,14 +4,6 @@
 // - protoc             (unknown)
 // source: ringmod/v1/cache.proto
 
-// Package ringmod.v1 is what members of a cluster say to each other and what
-// operators say to them. The health service of gRPC stands beside it.
-//
-// Members of this and of the previous release work together. So fields are
-// only ever added, numbers never used again (`buf breaking` holds that), an
-// enum value that the receiver does not know means the safest behaviour, and
-// nothing new is used before the other side shows its bit in Member.features.
-
 package ringmodv1
 
 import (
