@@ -30,7 +30,10 @@ const (
 	bufferSize   = 32 << 10
 )
 
-var errDirectory = fmt.Errorf("the zip's directory is larger than %d bytes", maxDirectory)
+var (
+	errDirectory = fmt.Errorf("the zip's directory is larger than %d bytes", maxDirectory)
+	errOffset    = errors.New("the zip points outside of itself")
+)
 
 // Verifier checks module zips. Its calls share a fixed number of workers, so
 // that many fills at once do not take more processors than were granted. All
@@ -80,7 +83,7 @@ func (v *Verifier) Zip(ctx context.Context, m module.Version, f io.ReaderAt, siz
 		return "", err
 	}
 	defer remove()
-	src := &source{r: f}
+	src := &source{r: f, size: size}
 	files, err := v.open(ctx, m, src, name, size)
 	if err != nil {
 		return "", src.explain(ctx, m, err)
@@ -193,9 +196,11 @@ func (v *Verifier) acquire(ctx context.Context) (*scratch, error) {
 func (v *Verifier) release(s *scratch) { v.slots <- s }
 
 // source is the zip's bytes. It bounds what is read while limit is set, and
-// remembers that reading failed here, which is not the zip's fault.
+// remembers that reading failed here, which is not the zip's fault; reading
+// where the zip has no bytes is.
 type source struct {
 	r      io.ReaderAt
+	size   int64
 	limit  int64 // bytes that may still be read; 0 for no limit. Set while only one goroutine reads
 	failed atomic.Pointer[error]
 }
@@ -207,6 +212,9 @@ func (s *source) ReadAt(p []byte, off int64) (int, error) {
 			s.limit = 1
 			return 0, errDirectory
 		}
+	}
+	if off < 0 || off > s.size {
+		return 0, errOffset
 	}
 	n, err := s.r.ReadAt(p, off)
 	if err != nil && err != io.EOF {
