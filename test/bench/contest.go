@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -28,11 +30,17 @@ type contest struct {
 	base, ours string
 	metrics    []metric
 	pairs      []pair
-	other      float64 // largest share of the machine that other work took in a run, 0 to 1
 }
 
-// pair holds the values of two neighbouring runs, one for each metric.
-type pair struct{ base, ours []float64 }
+// pair holds two neighbouring runs: the values of each metric, and the larger
+// share of the machine that other work took in one of them, 0 to 1.
+type pair struct {
+	base, ours []float64
+	other      float64
+}
+
+// quiet is the share of other work up to which a pair counts as undisturbed.
+const quiet = 0.12
 
 // usage is what a server took during a run; NaN where there was none.
 type usage struct {
@@ -40,27 +48,41 @@ type usage struct {
 	rss float64 // peak resident memory in MB, summed over its processes
 }
 
-// play runs once for each side in turn, runs times; who begins alternates, so
-// that drift of the machine favours nobody.
+// play runs once for each side in turn until there are runs quiet pairs. It
+// gives up after twice as many and keeps the quietest. Who begins a pair
+// alternates, so that drift of the machine favours nobody.
 func (c *contest) play(runs int, base, ours side, once func(s side, run int) ([]float64, error)) error {
 	c.base, c.ours = base.name, ours.name
-	for i := range runs {
+	var pairs []pair
+	for i, calm := 0, 0; i < attempts(runs) && calm < runs; i++ {
 		var p pair
 		turns := []func() error{
-			func() (err error) { p.base, err = c.turn(base, i, once); return err },
-			func() (err error) { p.ours, err = c.turn(ours, i, once); return err },
+			func() (err error) { p.base, err = p.turn(base, i, once); return err },
+			func() (err error) { p.ours, err = p.turn(ours, i, once); return err },
 		}
 		for k := range turns {
 			if err := turns[(i+k)%2](); err != nil {
 				return err
 			}
 		}
-		c.pairs = append(c.pairs, p)
+		if pairs = append(pairs, p); p.other <= quiet {
+			calm++
+		}
 	}
+	c.pairs = quietest(pairs, runs)
 	return nil
 }
 
-func (c *contest) turn(s side, run int, once func(side, int) ([]float64, error)) ([]float64, error) {
+// attempts is how many pairs play takes at most to get runs of them.
+func attempts(runs int) int { return 2 * runs }
+
+// quietest returns the n pairs that other work disturbed least.
+func quietest(pairs []pair, n int) []pair {
+	slices.SortStableFunc(pairs, func(a, b pair) int { return cmp.Compare(a.other, b.other) })
+	return pairs[:min(n, len(pairs))]
+}
+
+func (p *pair) turn(s side, run int, once func(side, int) ([]float64, error)) ([]float64, error) {
 	watch, err := watchOthers()
 	if err != nil {
 		return nil, err
@@ -70,7 +92,7 @@ func (c *contest) turn(s side, run int, once func(side, int) ([]float64, error))
 		return nil, fmt.Errorf("measuring %s, run %d: %w", s.name, run+1, err)
 	}
 	share, err := watch()
-	c.other = max(c.other, share)
+	p.other = max(p.other, share)
 	return values, err
 }
 

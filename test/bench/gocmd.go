@@ -97,7 +97,8 @@ func status(ctx context.Context, u *url.URL) int {
 }
 
 // download runs go mod download into an empty module cache and returns the
-// seconds that it took. What it downloaded is removed.
+// seconds that it took. What it downloaded is removed. It asks for all, for
+// without arguments the go command takes direct requirements only.
 func (b *bench) download(ctx context.Context, proxyList, sumdb string) (seconds float64, err error) {
 	dir, err := os.MkdirTemp(b.cache, "go-")
 	if err != nil {
@@ -108,7 +109,7 @@ func (b *bench) download(ctx context.Context, proxyList, sumdb string) (seconds 
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o644); err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "mod", "download")
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "all")
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PWD="+dir, "GOENV=off", "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-mod=mod -modcacherw",
 		"GOPROXY="+proxyList, "GOSUMDB="+sumdb, "GOPRIVATE=", "GONOPROXY=", "GONOSUMDB=",

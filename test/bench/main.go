@@ -12,9 +12,10 @@
 //	herd      200 cold requests at once for a zip of 7 MB    at most 2.00 of nginx's proxy_cache with lock
 //
 // Each measure is printed as min/median/max for either side, with the CPU
-// seconds and the peak memory that the server took, and with the share of the
-// machine that other work took meanwhile: above some ten percent, do not
-// trust the row.
+// seconds and the peak memory that the server took (summed over its processes),
+// and with the share of the machine that other work took meanwhile. Pairs of
+// runs with more than 12 % of that are repeated a few times; where the column
+// still shows more, do not trust the row.
 //
 // It exits with 1 when a row could not be measured, and when a goal is missed
 // only if -check is set. It needs Linux (/proc) and nginx, and takes wrk where

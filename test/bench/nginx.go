@@ -57,15 +57,24 @@ func lastLine(text []byte) string {
 	return lines[len(lines)-1]
 }
 
+// site yields the part of nginx's configuration that listens on addr.
+type site func(addr string) string
+
 // staticSite serves the files below root.
-func staticSite(root string) string {
-	return fmt.Sprintf("root %q;", root)
+func staticSite(root string) site {
+	return func(addr string) string {
+		return fmt.Sprintf("server { listen %s backlog=4096; root %q; }", addr, root)
+	}
 }
 
 // cachingSite is nginx as the generic cache in front of upstream (host:port):
 // one request at a time for each object, the others wait for the whole of it.
-func cachingSite(upstream string) string {
-	return fmt.Sprintf(`location / {
+func cachingSite(upstream string) site {
+	return func(addr string) string {
+		return fmt.Sprintf(`proxy_cache_path cache levels=1:2 keys_zone=objects:1m inactive=1h use_temp_path=off;
+	server {
+		listen %s backlog=4096;
+		location / {
 			proxy_pass http://%s;
 			proxy_http_version 1.1;
 			proxy_set_header Connection "";
@@ -75,11 +84,13 @@ func cachingSite(upstream string) string {
 			proxy_cache_lock on;
 			proxy_cache_lock_timeout 60s;
 			proxy_cache_lock_age 60s;
-		}`, upstream)
+		}
+	}`, addr, upstream)
+	}
 }
 
 // startNginx runs nginx below dir, which it makes, on a free port of loopback.
-func (b *bench) startNginx(ctx context.Context, dir, site string) (*process, error) {
+func (b *bench) startNginx(ctx context.Context, dir string, s site) (*process, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "tmp"), 0o755); err != nil {
 		return nil, fmt.Errorf("making nginx's folder: %w", err)
 	}
@@ -88,7 +99,7 @@ func (b *bench) startNginx(ctx context.Context, dir, site string) (*process, err
 		return nil, fmt.Errorf("finding a port for nginx: %w", err)
 	}
 	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, []byte(nginxConf(addr, site, os.Geteuid() == 0)), 0o644); err != nil {
+	if err := os.WriteFile(file, []byte(nginxConf(addr, s, os.Geteuid() == 0)), 0o644); err != nil {
 		return nil, fmt.Errorf("writing nginx's configuration: %w", err)
 	}
 	p, err := spawn(ctx, b.nginx, "-p", dir, "-e", "stderr", "-c", file, "-g", "daemon off;")
@@ -110,7 +121,7 @@ func (b *bench) startNginx(ctx context.Context, dir, site string) (*process, err
 // nginxConf returns a configuration for two workers; paths in it are below the
 // prefix. As root the workers stay root, for our temporary folder is closed to
 // others.
-func nginxConf(addr, site string, root bool) string {
+func nginxConf(addr string, s site, root bool) string {
 	user := ""
 	if root {
 		user = "user root;\n"
@@ -130,11 +141,7 @@ http {
 	fastcgi_temp_path tmp/fastcgi;
 	uwsgi_temp_path tmp/uwsgi;
 	scgi_temp_path tmp/scgi;
-	proxy_cache_path cache levels=1:2 keys_zone=objects:10m inactive=1h use_temp_path=off;
-	server {
-		listen %s backlog=4096;
-		%s
-	}
+	%s
 }
-`, addr, site)
+`, s(addr))
 }

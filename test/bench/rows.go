@@ -165,8 +165,8 @@ const herdSize = 200
 func herdRow(ctx context.Context, b *bench) ([]contest, error) {
 	u := newFakeUpstream(20 * time.Millisecond)
 	defer u.Close()
-	runs := 2*b.runs + 1 // they are short
-	for i := range runs + 1 {
+	runs := b.runs + 2 // they are short
+	for i := range attempts(runs) + 1 {
 		if err := u.add(module.Version{Path: "bench.example/herd", Version: herdVersion(i)}, 7e6); err != nil {
 			return nil, err
 		}

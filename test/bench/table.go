@@ -81,8 +81,10 @@ func (m metric) verdict(ratio spread) string {
 	return "MISS"
 }
 
-// printContests prints one table and says whether a goal was missed.
+// printContests prints one table and says whether a goal was missed. Contests
+// that broke off are left out.
 func printContests(w io.Writer, row string, contests []contest) (missed bool) {
+	contests = slices.DeleteFunc(contests, func(c contest) bool { return len(c.pairs) == 0 })
 	if len(contests) == 0 {
 		return false
 	}
@@ -90,11 +92,15 @@ func printContests(w io.Writer, row string, contests []contest) (missed bool) {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(tw, "\n%s\tunit\t%s\t%s\tratio\tgoal\t\tother work\n", strings.ToUpper(row), first.base, first.ours)
 	for _, c := range contests {
+		other := 0.0
+		for _, p := range c.pairs {
+			other = max(other, p.other)
+		}
 		for i, m := range c.metrics {
 			base, ours, ratio := c.column(i)
 			verdict := m.verdict(ratio)
 			missed = missed || verdict == "MISS"
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f%%\n", m.name, m.unit, base, ours, ratio, m.goal(), verdict, 100*c.other)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f%%\n", m.name, m.unit, base, ours, ratio, m.goal(), verdict, 100*other)
 		}
 	}
 	tw.Flush() //nolint:errcheck // the terminal is gone
