@@ -202,12 +202,12 @@ func TestAdoption(t *testing.T) {
 func TestFlippedIndex(t *testing.T) {
 	t.Parallel()
 	seed := openTest(t, t.TempDir())
-	objects := fill(t, seed, 150)
+	objects := fill(t, seed, 40)
 	seed.Close()
 	size := indexSize(t, seed.dir)
-	step := int64(97)
+	step := int64(211)
 	if testing.Short() {
-		step = 1009
+		step = 4001
 	}
 	for _, open := range []bool{false, true} {
 		t.Run(fmt.Sprintf("open=%v", open), func(t *testing.T) {
