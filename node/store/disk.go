@@ -121,7 +121,7 @@ func (d *Disk) open() error {
 		return err
 	}
 	for _, name := range []string{"objects", "tmp", "quarantine"} {
-		if err := os.Mkdir(filepath.Join(d.dir, name), 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.MkdirAll(filepath.Join(d.dir, name), 0o777); err != nil {
 			return err
 		}
 	}
@@ -153,7 +153,7 @@ func explain(err error) error {
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return errInUse
-	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EEXIST):
+	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w: %w", errNoDir, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("%w: %w", errReadOnly, err)

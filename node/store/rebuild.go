@@ -69,7 +69,7 @@ func (d *Disk) adoptAll(ctx context.Context) (adopted int, err error) {
 			return nil
 		}
 		began := time.Now()
-		if d.adoptOne(ctx, name) {
+		if d.adoptOne(ctx, name, path) {
 			adopted++
 		}
 		return rest(ctx, min(time.Since(began), maxPause))
@@ -77,8 +77,15 @@ func (d *Disk) adoptAll(ctx context.Context) (adopted int, err error) {
 	return adopted, err
 }
 
-func (d *Disk) adoptOne(ctx context.Context, name string) bool {
-	o, err := d.Open(ctx, name)
+// adoptOne does what Open does, but never contents itself with an earlier check:
+// that would leave the object without an entry.
+func (d *Disk) adoptOne(ctx context.Context, name, path string) bool {
+	release, err := d.names.lock(ctx, name)
+	if err != nil {
+		return false
+	}
+	defer release()
+	o, err := d.openUnchecked(ctx, name, path)
 	if err == nil {
 		o.File.Close()
 	} else if !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
