@@ -192,8 +192,8 @@ func TestJoinMovesToTheNewcomer(t *testing.T) {
 		if share := float64(toNewcomer) * float64(n+1) / float64(copies); share < 0.8 || share > 1.15 {
 			t.Errorf("%d nodes: newcomer gets %.2f of its share", n, share)
 		}
-		// The bounded load pushes a few owners on. Measured: at most 2.6 % of the copies.
-		if moved := float64(slack) / float64(copies); moved > 0.03 {
+		// The bounded load pushes a few owners on: measured, 0.1 % of the copies.
+		if moved := float64(slack) / float64(copies); moved > 0.005 {
 			t.Errorf("%d nodes: %.3f of the copies move between old members", n, moved)
 		}
 	}
