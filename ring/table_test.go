@@ -294,7 +294,7 @@ func TestOutsideOfTheTable(t *testing.T) {
 		t.Errorf("a region without members has ranks")
 	}
 	empty := view(t, ring.DefaultSpec())
-	if empty.Current().Home(0) != "" || len(empty.Current().Homes(0)) != 0 || empty.Ranks("default", 0) != nil {
+	if empty.Current().Home(0) != "" || len(empty.Current().Homes(0)) != 0 || empty.Current().Ranks("default", 0) != nil {
 		t.Errorf("an empty view has ranks")
 	}
 	if _, err := ring.NewView(ring.Spec{}, new(ring.Members)); err == nil {
@@ -322,10 +322,10 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	var sink int
 	allocs := testing.AllocsPerRun(100, func() {
 		p := ring.OfVersion("github.com/!azure/azure-sdk-for-go", "v68.0.0+incompatible")
-		sink += len(v.Ranks("default", p)) + len(v.Next().Replicas("default", p))
+		sink += len(v.Current().Ranks("default", p)) + len(v.Next().Replicas("default", p))
 		sink += len(v.Current().Home(ring.OfModule("golang.org/x/mod"))) + len(v.Current().Homes(p))
-		sink += len(v.Ranks("default", ring.OfSumdb("sum.golang.org", "tile/8/0/x001/234")))
-		sink += len(v.Member(v.Ranks("default", p)[0]).ID)
+		sink += len(v.Current().Ranks("default", ring.OfSumdb("sum.golang.org", "tile/8/0/x001/234")))
+		sink += len(v.Member(v.Current().Ranks("default", p)[0]).ID)
 		i, _ := v.Find("node-007")
 		sink += int(i)
 	})
@@ -340,7 +340,7 @@ func BenchmarkLookup(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p := ring.OfVersion("github.com/!azure/azure-sdk-for-go", "v68.0.0+incompatible")
-		if len(v.Ranks("default", p)) == 0 {
+		if len(v.Current().Ranks("default", p)) == 0 {
 			b.Fatal("no ranks")
 		}
 	}
