@@ -221,6 +221,22 @@ func TestJoinTouchesOneRegion(t *testing.T) {
 	}
 }
 
+func TestFirstMemberOpensItsRegion(t *testing.T) {
+	t.Parallel()
+	spec := ring.DefaultSpec()
+	first := node(spec, "first", "", 1)
+	first.State, first.Region = ring.Joining, "us"
+	v := view(t, spec, append(nodes(spec, 3, 1), first)...)
+	for p := range ring.Partition(ring.Partitions) {
+		if got, want := v.Current().RegionOrder(p), []string{"default"}; !slices.Equal(got, want) {
+			t.Fatalf("partition %d: got current regions %v, want %v", p, got, want)
+		}
+		if got, want := slices.Sorted(slices.Values(v.Next().RegionOrder(p))), []string{"default", "us"}; !slices.Equal(got, want) {
+			t.Fatalf("partition %d: got next regions %v, want %v", p, got, want)
+		}
+	}
+}
+
 func TestOthersChangeNothing(t *testing.T) {
 	t.Parallel()
 	spec := ring.DefaultSpec()
