@@ -194,7 +194,11 @@ func (s *golden) put(t *testing.T, line string) string {
 	m.Region = o.or("region", m.Region)
 	m.State = states[o.or("state", "active")]
 	m.Role = roles[o.or("role", "node")]
-	m.Epoch = uint64(o.number(t, "epoch", 1))
+	epoch, err := strconv.ParseUint(o.or("epoch", "1"), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Epoch = epoch
 	m.Boot = o["boot"]
 	m.Addr = o.or("addr", m.Addr)
 	if o["spec"] == "other" {

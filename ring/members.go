@@ -19,6 +19,8 @@ type Members struct {
 // with its id. Precedence is the higher epoch, then the higher State, then an
 // arbitrary but fixed order. Put tells whether the table changed, and returns
 // the error of Member.Check, with the table as it was, for an entry out of bounds.
+// A member that sees its own entry change under it was forgotten, or lives twice:
+// to be back it writes its entry with NextEpoch.
 func (t *Members) Put(m Member) (bool, error) {
 	if err := m.Check(); err != nil {
 		return false, err

@@ -5,8 +5,8 @@ package ring
 // seed of the hash.
 const Partitions = 4093
 
-// Partition is one of the Partitions shards of the key space, from 0 to
-// Partitions-1. It is the unit that moves between nodes.
+// Partition is a fixed part of the key space, from 0 to Partitions-1. It is the
+// unit that moves between nodes.
 type Partition uint16
 
 // OfVersion returns the partition of a canonical version of a module: its

@@ -192,8 +192,8 @@ func TestJoinMovesToTheNewcomer(t *testing.T) {
 		if share := float64(toNewcomer) * float64(n+1) / float64(copies); share < 0.8 || share > 1.15 {
 			t.Errorf("%d nodes: newcomer gets %.2f of its share", n, share)
 		}
-		// The bounded load pushes a few owners on. Measured: at most 2.6 % of the copies.
-		if moved := float64(slack) / float64(copies); moved > 0.03 {
+		// The bounded load pushes a few owners on: measured, 0.1 % of the copies.
+		if moved := float64(slack) / float64(copies); moved > 0.005 {
 			t.Errorf("%d nodes: %.3f of the copies move between old members", n, moved)
 		}
 	}
@@ -217,6 +217,22 @@ func TestJoinTouchesOneRegion(t *testing.T) {
 	for p := range ring.Partition(ring.Partitions) {
 		if got, want := v.Next().Home(p), v.Current().Home(p); got != want {
 			t.Fatalf("home of %d: got %s, want %s", p, got, want)
+		}
+	}
+}
+
+func TestFirstMemberOpensItsRegion(t *testing.T) {
+	t.Parallel()
+	spec := ring.DefaultSpec()
+	first := node(spec, "first", "", 1)
+	first.State, first.Region = ring.Joining, "us"
+	v := view(t, spec, append(nodes(spec, 3, 1), first)...)
+	for p := range ring.Partition(ring.Partitions) {
+		if got, want := v.Current().RegionOrder(p), []string{"default"}; !slices.Equal(got, want) {
+			t.Fatalf("partition %d: got current regions %v, want %v", p, got, want)
+		}
+		if got, want := slices.Sorted(slices.Values(v.Next().RegionOrder(p))), []string{"default", "us"}; !slices.Equal(got, want) {
+			t.Fatalf("partition %d: got next regions %v, want %v", p, got, want)
 		}
 	}
 }
@@ -294,7 +310,7 @@ func TestOutsideOfTheTable(t *testing.T) {
 		t.Errorf("a region without members has ranks")
 	}
 	empty := view(t, ring.DefaultSpec())
-	if empty.Current().Home(0) != "" || len(empty.Current().Homes(0)) != 0 || empty.Ranks("default", 0) != nil {
+	if empty.Current().Home(0) != "" || len(empty.Current().Homes(0)) != 0 || empty.Current().Ranks("default", 0) != nil {
 		t.Errorf("an empty view has ranks")
 	}
 	if _, err := ring.NewView(ring.Spec{}, new(ring.Members)); err == nil {
@@ -322,10 +338,10 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	var sink int
 	allocs := testing.AllocsPerRun(100, func() {
 		p := ring.OfVersion("github.com/!azure/azure-sdk-for-go", "v68.0.0+incompatible")
-		sink += len(v.Ranks("default", p)) + len(v.Next().Replicas("default", p))
+		sink += len(v.Current().Ranks("default", p)) + len(v.Next().Replicas("default", p))
 		sink += len(v.Current().Home(ring.OfModule("golang.org/x/mod"))) + len(v.Current().Homes(p))
-		sink += len(v.Ranks("default", ring.OfSumdb("sum.golang.org", "tile/8/0/x001/234")))
-		sink += len(v.Member(v.Ranks("default", p)[0]).ID)
+		sink += len(v.Current().Ranks("default", ring.OfSumdb("sum.golang.org", "tile/8/0/x001/234")))
+		sink += len(v.Member(v.Current().Ranks("default", p)[0]).ID)
 		i, _ := v.Find("node-007")
 		sink += int(i)
 	})
@@ -340,7 +356,7 @@ func BenchmarkLookup(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		p := ring.OfVersion("github.com/!azure/azure-sdk-for-go", "v68.0.0+incompatible")
-		if len(v.Ranks("default", p)) == 0 {
+		if len(v.Current().Ranks("default", p)) == 0 {
 			b.Fatal("no ranks")
 		}
 	}
