@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"sync"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -83,6 +84,8 @@ type ChecksumFiles struct {
 	Store     store.Store
 	Documents store.Documents
 	Writes    *WriteBehind
+
+	marked sync.Map // databases whose "supported" file was written by this process
 }
 
 // ReadFile returns a stored lookup or tile; fs.ErrNotExist where there is none.
@@ -109,8 +112,15 @@ func (c *ChecksumFiles) Head(db string) ([]byte, error) {
 	return doc.Body, err
 }
 
-// SetHead keeps a newer signed tree head of db.
+// SetHead keeps a newer signed tree head of db. It also leaves the empty file
+// that tells a go command with GOPROXY=file://<objects> that lookups and tiles
+// are to be had there.
 func (c *ChecksumFiles) SetHead(db string, msg []byte) error {
+	if _, marked := c.marked.LoadOrStore(db, true); !marked {
+		if err := c.Writes.Put(context.Background(), "sumdb/"+db+"/supported", []byte{}, ""); err != nil {
+			return err
+		}
+	}
 	return c.Documents.PutDocument(headName(db), store.Document{Body: msg, Fetched: time.Now()})
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -72,6 +73,11 @@ func (i *Inspector) form(ctx context.Context, t target.Target, f *os.File) (h1 s
 		return verify.Mod(t, data)
 	case target.Info:
 		return "", verify.Info(t, data)
+	case target.SumdbSupported:
+		if len(data) > 0 {
+			err = errors.New("is not empty")
+		}
+		return "", err
 	case target.SumdbLookup:
 		_, _, _, err := tlog.ParseRecord(data)
 		return "", err

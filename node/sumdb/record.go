@@ -109,6 +109,7 @@ func (d *DB) verify(ctx context.Context, rec record) error {
 	if err := d.merge(ctx, rec.head); err != nil {
 		return err
 	}
+	d.keepEdge(ctx, rec.head)
 	now, err := d.current(ctx)
 	if err != nil {
 		return err

@@ -100,6 +100,7 @@ type DB struct {
 	flights singleflight.Group
 	tiles   *lru[place, []byte]    // verified or stored hash tiles, the widest known
 	vouched *lru[string, struct{}] // records that are proven to fit the head
+	edges   *lru[int64, struct{}]  // tree sizes whose right edge is stored
 
 	head   atomic.Pointer[head] // nil until loaded
 	headMu sync.Mutex           // held to load or replace head
@@ -135,6 +136,7 @@ func New(cfg Config) (*DB, error) {
 		log:       cfg.Logger.With("sumdb", cfg.Spec.Name),
 		tiles:     newLRU[place, []byte](tilesKept),
 		vouched:   newLRU[string, struct{}](vouchedKept),
+		edges:     newLRU[int64, struct{}](vouchedKept),
 	}, nil
 }
 

@@ -318,3 +318,23 @@ func checkRecords(data, hashes []byte) error {
 	}
 	return nil
 }
+
+// keepEdge stores the tiles at the right edge of the tree of h at the width that
+// they have there. We cut them from wider ones when asked, but a go command that
+// reads the stored files themselves (GOPROXY=file://) asks for exactly these.
+func (d *DB) keepEdge(ctx context.Context, h *head) {
+	if _, ok := d.edges.get(h.N); ok {
+		return
+	}
+	for level := 0; h.N>>(tileHeight*level) > 0; level++ {
+		p := place{level, h.N >> (tileHeight * (level + 1))}
+		w := p.width(h.N)
+		if w == 0 || w == fullWidth || d.load(ctx, p.at(w).Path()) != nil {
+			continue
+		}
+		if data := d.stored(ctx, p.at(w)); data != nil {
+			d.save(ctx, p.at(w).Path(), data)
+		}
+	}
+	d.edges.put(h.N, struct{}{})
+}
