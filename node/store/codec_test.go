@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"reflect"
 	"testing"
 	"time"
@@ -78,7 +79,13 @@ func FuzzDocument(f *testing.F) {
 
 // FuzzBranchPage: the walks past bbolt end and stay inside the page.
 func FuzzBranchPage(f *testing.F) {
-	f.Add(make([]byte, 3*256), []byte("key"))
+	pages := make([]byte, 3*256)
+	for _, at := range []int{256, 512} { // each is the other's child
+		binary.LittleEndian.PutUint16(pages[at+8:], branchFlag)
+		binary.LittleEndian.PutUint16(pages[at+10:], 1)
+		binary.LittleEndian.PutUint64(pages[at+pageHead+8:], uint64(3-at/256))
+	}
+	f.Add(pages, []byte("key"))
 	f.Fuzz(func(t *testing.T, pages, key []byte) {
 		tr := &tree{file: bytes.NewReader(pages), pageSize: 256, root: 1}
 		_, _ = tr.checkPath(key), tr.checkAll()

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -86,20 +86,29 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// TestCheckIsShared opens a file that is not known to be right many times at once.
 func TestCheckIsShared(t *testing.T) {
 	t.Parallel()
 	const name = "example.com/a/@v/v1.0.0.zip"
 	data := content(name, 5000)
 	d := openTest(t, t.TempDir())
 	mustCommit(t, d, name, data)
-	if err := os.Chtimes(file(d, name), time.Time{}, time.Unix(1, 0)); err != nil { // a new ctime
-		t.Fatal(err)
-	}
+	eventually(t, "the check counts", func() bool {
+		want(t, d, name, data)
+		_, ok := d.verified.get(name)
+		return ok
+	})
+	d.verified.forget(name)
+	var checks atomic.Int32
+	d.step = func(string) error { checks.Add(1); return nil }
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() { want(t, d, name, data) })
 	}
 	wg.Wait()
+	if got := checks.Load(); got != 1 {
+		t.Errorf("%d checks, want 1", got)
+	}
 }
 
 // fill commits n small objects and returns them by name.

@@ -62,7 +62,7 @@ type Disk struct {
 	buffers    buffers
 	quarantine quarantine
 	temps      atomic.Uint64           // number of temporary files made
-	step       func(step string) error // tests stop a commit here
+	step       func(step string) error // tests stop a commit here, and count checks
 
 	names keyLock // by name: held while its file and entry may disagree
 

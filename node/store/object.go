@@ -148,11 +148,16 @@ func stat(f *os.File) (identity, error) {
 }
 
 func (d *Disk) judgeOnce(ctx context.Context, name string, f *os.File, id identity) (Entry, error) {
-	r, err := d.record(name)
-	if errors.Is(err, fs.ErrClosed) {
+	if err := d.step("check"); err != nil {
 		return Entry{}, err
 	}
-	if err != nil {
+	r, err := d.record(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return d.adopt(ctx, name, f, id)
+	case err != nil && (d.inspect == nil || errors.Is(err, fs.ErrClosed)):
+		return Entry{}, fmt.Errorf("reading the entry of %s: %w", name, err)
+	case err != nil: // no index to be had: the content has to speak for itself
 		return d.adopt(ctx, name, f, id)
 	}
 	if r.Size != id.size {

@@ -79,12 +79,12 @@ func (d *DB) mayAsk(maxAge time.Duration) (bool, error) {
 }
 
 // open checks the signature of msg.
-func (d *DB) open(ctx context.Context, msg []byte) (*head, error) {
+func (d *DB) open(msg []byte) (*head, error) {
 	signed, err := note.Open(msg, d.verifiers)
 	_, forged := errors.AsType[*note.InvalidSignatureError](err)
 	_, unsigned := errors.AsType[*note.UnverifiedNoteError](err)
 	if forged || unsigned {
-		return nil, d.mismatch(ctx, "the tree head is not signed with the database's key", err)
+		return nil, d.mismatch("the tree head is not signed with the database's key", err)
 	}
 	if err != nil {
 		return nil, d.broken("the answer holds no signed tree head (%v)", err)
@@ -113,7 +113,7 @@ func (d *DB) current(ctx context.Context) (*head, error) {
 	h := &head{}
 	h.Hash, _ = tlog.TreeHash(0, nil) // which cannot fail for the empty tree
 	if err == nil && len(msg) > 0 {
-		if stored, err := d.open(ctx, msg); err == nil {
+		if stored, err := d.open(msg); err == nil {
 			h = stored
 		} else {
 			d.log.ErrorContext(ctx, "stored tree head damaged, starting without", "err", err)
@@ -124,7 +124,7 @@ func (d *DB) current(ctx context.Context) (*head, error) {
 }
 
 func (d *DB) mergeMessage(ctx context.Context, msg []byte) error {
-	h, err := d.open(ctx, msg)
+	h, err := d.open(msg)
 	if err != nil {
 		return err
 	}
@@ -180,11 +180,11 @@ func (d *DB) checkContains(ctx context.Context, newer, older *head) error {
 	if err != nil {
 		return err
 	}
+	r.finish(found == older.Hash)
 	if found != older.Hash {
 		// The two signed notes are the evidence that people outside can check.
 		d.log.ErrorContext(ctx, "checksum database forked", "old_head", string(older.msg), "new_head", string(newer.msg))
-		return d.mismatch(ctx, fmt.Sprintf("its trees of %d and %d records contradict each other: the database or the way to it is not to be trusted", older.N, newer.N), nil)
+		return d.mismatch(fmt.Sprintf("its trees of %d and %d records contradict each other: the database or the way to it is not to be trusted", older.N, newer.N), nil)
 	}
-	r.keep()
 	return nil
 }

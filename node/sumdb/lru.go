@@ -48,3 +48,12 @@ func (c *lru[K, V]) put(key K, value V) {
 		delete(c.byKey, oldest.key)
 	}
 }
+
+func (c *lru[K, V]) remove(key K) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, ok := c.byKey[key]; ok {
+		c.order.Remove(e)
+		delete(c.byKey, key)
+	}
+}

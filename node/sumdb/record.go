@@ -36,20 +36,30 @@ func (d *DB) Lookup(ctx context.Context, m module.Version) ([]byte, error) {
 	if err != nil {
 		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}
 	}
-	data := d.load(ctx, rest)
-	rec, err := d.parse(ctx, m, data)
-	if err != nil && data != nil {
-		d.log.WarnContext(ctx, "stored record damaged", "key", d.file(rest), "err", err)
-	}
-	if _, ok := d.vouched.get(rest); ok && err == nil {
-		return data, nil
+	if _, ok := d.vouched.get(rest); ok {
+		if data, _, ok := d.storedRecord(ctx, m, rest); ok {
+			return data, nil
+		}
 	}
 	return d.shared(ctx, rest, func(ctx context.Context) ([]byte, error) {
-		if err == nil && d.vouch(ctx, rest, rec) {
+		if data, rec, ok := d.storedRecord(ctx, m, rest); ok && d.vouch(ctx, rest, rec) {
 			return data, nil
 		}
 		return d.lookup(ctx, m, rest)
 	})
+}
+
+// storedRecord returns the record of m from storage, if it is there undamaged.
+func (d *DB) storedRecord(ctx context.Context, m module.Version, rest string) ([]byte, record, bool) {
+	data := d.load(ctx, rest)
+	if data == nil {
+		return nil, record{}, false
+	}
+	rec, err := d.parse(m, data)
+	if err != nil {
+		d.log.WarnContext(ctx, "stored record damaged", "key", d.file(rest), "err", err)
+	}
+	return data, rec, err == nil
 }
 
 // lookupPath returns what stands behind the database's name for m.
@@ -72,7 +82,7 @@ func (d *DB) lookup(ctx context.Context, m module.Version, rest string) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	rec, err := d.parse(ctx, m, data)
+	rec, err := d.parse(m, data)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +96,7 @@ func (d *DB) lookup(ctx context.Context, m module.Version, rest string) ([]byte,
 
 // parse reads the answer to a lookup of m and checks the signature of its head,
 // which is all that can be known without the tree.
-func (d *DB) parse(ctx context.Context, m module.Version, data []byte) (record, error) {
+func (d *DB) parse(m module.Version, data []byte) (record, error) {
 	id, text, msg, err := tlog.ParseRecord(data)
 	if err != nil || id < 0 {
 		return record{}, d.broken("the answer to the lookup of %s is not a record", m)
@@ -94,7 +104,7 @@ func (d *DB) parse(ctx context.Context, m module.Version, data []byte) (record, 
 	if len(hashes(text, m.Path, m.Version)) == 0 && len(hashes(text, m.Path, m.Version+"/go.mod")) == 0 {
 		return record{}, d.broken("the answer to the lookup of %s is a record of something else", m)
 	}
-	h, err := d.open(ctx, msg)
+	h, err := d.open(msg)
 	if err != nil {
 		return record{}, err
 	}
@@ -122,9 +132,9 @@ func (d *DB) verify(ctx context.Context, rec record) error {
 	if err != nil {
 		return err
 	}
-	r.keep()
+	r.finish(true)
 	if found[0] != tlog.RecordHash(rec.text) {
-		return d.mismatch(ctx, fmt.Sprintf("record %d is not the one in the signed tree", rec.id), nil)
+		return d.mismatch(fmt.Sprintf("record %d is not the one in the signed tree", rec.id), nil)
 	}
 	return nil
 }
@@ -132,6 +142,9 @@ func (d *DB) verify(ctx context.Context, rec record) error {
 // vouch tells whether a stored record may be answered. Only proof against it
 // makes it unusable; then it is fetched anew.
 func (d *DB) vouch(ctx context.Context, rest string, rec record) bool {
+	if _, ok := d.vouched.get(rest); ok {
+		return true
+	}
 	d.mu.Lock()
 	wait := time.Until(d.vouchAgain) > 0
 	d.mu.Unlock()
@@ -194,7 +207,7 @@ func (d *DB) Check(ctx context.Context, m module.Version, kind target.Kind, h1 s
 	if len(known) == 0 {
 		says = "has no hash of its " + kind.String()
 	}
-	return d.mismatch(ctx, fmt.Sprintf("%s@%s: bytes from upstream hash to %s, the checksum database %s", m.Path, version, h1, says), nil)
+	return d.mismatch(fmt.Sprintf("%s@%s: bytes from upstream hash to %s, the checksum database %s", m.Path, version, h1, says), nil)
 }
 
 // text returns the go.sum lines of m.

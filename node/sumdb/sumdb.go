@@ -35,6 +35,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -48,6 +49,7 @@ const (
 	latestMaxAge = time.Minute      // of the head, when asked for the latest
 	latestPause  = time.Second      // between two requests for the head
 	tilesKept    = 1024             // in memory, of at most 8 KiB
+	pendingKept  = 256              // in memory, of at most 8 KiB
 	vouchedKept  = 8192             // names of records, in memory
 )
 
@@ -98,9 +100,10 @@ type DB struct {
 	log       *slog.Logger
 
 	flights singleflight.Group
-	tiles   *lru[place, []byte]    // verified or stored hash tiles, the widest known
-	vouched *lru[string, struct{}] // records that are proven to fit the head
-	edges   *lru[int64, struct{}]  // tree sizes whose right edge is stored
+	tiles   *lru[place, []byte]     // verified or stored hash tiles, the widest known
+	pending *lru[tlog.Tile, []byte] // fetched hash tiles whose proof is under way
+	vouched *lru[string, struct{}]  // records that are proven to fit the head
+	edges   *lru[int64, struct{}]   // tree sizes whose right edge is stored
 
 	head   atomic.Pointer[head] // nil until loaded
 	headMu sync.Mutex           // held to load or replace head
@@ -135,6 +138,7 @@ func New(cfg Config) (*DB, error) {
 		heads:     cfg.Heads,
 		log:       cfg.Logger.With("sumdb", cfg.Spec.Name),
 		tiles:     newLRU[place, []byte](tilesKept),
+		pending:   newLRU[tlog.Tile, []byte](pendingKept),
 		vouched:   newLRU[string, struct{}](vouchedKept),
 		edges:     newLRU[int64, struct{}](vouchedKept),
 	}, nil
@@ -143,8 +147,9 @@ func New(cfg Config) (*DB, error) {
 // Name returns the database's name, as in sumdb/<name>/supported.
 func (d *DB) Name() string { return d.name }
 
-// shared does work once for all callers with the same key. The work does not
-// end with the caller that began it, only after workTimeout.
+// shared does work once for all callers with the same key, which is what stands
+// behind the database's name, perhaps with a word in front. The work does not end
+// with the caller that began it, only after workTimeout.
 func (d *DB) shared(ctx context.Context, key string, work func(context.Context) ([]byte, error)) ([]byte, error) {
 	done := d.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTimeout)
@@ -152,6 +157,9 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 		data, err := work(ctx)
 		if _, known := errors.AsType[*cache.Error](err); err != nil && !known && ctx.Err() != nil {
 			err = &cache.Error{Reason: cache.Slow, Source: d.name, Text: "no answer within " + workTimeout.String(), Err: err}
+		}
+		if cache.ReasonOf(err) == cache.Mismatch {
+			d.log.ErrorContext(ctx, "checksum database contradicts itself", "work", key, "err", err)
 		}
 		return data, err
 	})
@@ -205,7 +213,6 @@ func (d *DB) broken(format string, args ...any) error {
 }
 
 // mismatch is an answer that contradicts what the database committed to.
-func (d *DB) mismatch(ctx context.Context, text string, err error) error {
-	d.log.ErrorContext(ctx, "checksum database contradicts itself", "reason", text, "err", err)
+func (d *DB) mismatch(text string, err error) error {
 	return &cache.Error{Reason: cache.Mismatch, Source: d.name, Text: text, Err: err}
 }

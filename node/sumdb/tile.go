@@ -56,6 +56,9 @@ func (d *DB) Tile(ctx context.Context, t target.Target) ([]byte, error) {
 		return data, nil
 	}
 	return d.shared(ctx, "prove "+t.Rest, func(ctx context.Context) ([]byte, error) {
+		if data := d.stored(ctx, tile); data != nil { // since we looked
+			return data, nil
+		}
 		return d.proven(ctx, tile)
 	})
 }
@@ -73,36 +76,31 @@ func (d *DB) proven(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.keep()
+	r.finish(true)
 	size := tile.W * tlog.HashSize
 	return r.proven[placeOf(tile)][:size:size], nil
 }
 
 // covering returns the newest tree, which holds the whole tile.
-func (d *DB) covering(ctx context.Context, tile tlog.Tile) (tlog.Tree, error) {
-	now, err := d.current(ctx)
-	if err != nil || placeOf(tile).width(now.N) >= tile.W {
-		return now.treeOrNone(), err
+func (d *DB) covering(ctx context.Context, tile tlog.Tile) (tree tlog.Tree, err error) {
+	for _, refresh := range []bool{false, true} {
+		if refresh {
+			err = d.refresh(ctx, latestPause)
+		}
+		now, headErr := d.current(ctx)
+		if err = cmp.Or(err, headErr); err != nil {
+			return tlog.Tree{}, err
+		}
+		if placeOf(tile).width(now.N) >= tile.W {
+			return now.Tree, nil
+		}
+		tree = now.Tree
 	}
-	if err := d.refresh(ctx, latestPause); err != nil {
-		return tlog.Tree{}, err
-	}
-	now, err = d.current(ctx)
-	if err != nil || placeOf(tile).width(now.N) >= tile.W {
-		return now.treeOrNone(), err
-	}
-	if tile.N > now.N>>(tileHeight*(max(tile.L, 0)+1)) {
+	if tile.N > tree.N>>(tileHeight*(max(tile.L, 0)+1)) {
 		return tlog.Tree{}, d.tooFar(tile)
 	}
 	return tlog.Tree{}, &cache.Error{Reason: cache.Broken, Source: d.name, RetryAfter: latestPause,
 		Text: tile.Path() + " is not complete yet: the newest tree head seen here is older"}
-}
-
-func (h *head) treeOrNone() tlog.Tree {
-	if h == nil {
-		return tlog.Tree{}
-	}
-	return h.Tree
 }
 
 func (d *DB) tooFar(tile tlog.Tile) error {
@@ -143,23 +141,25 @@ func (d *DB) widths(ctx context.Context, tile tlog.Tile) []int {
 }
 
 // prove runs read on the hashes of tree, which come from tiles that are proven
-// to be in it. When stored tiles turn out damaged, all are fetched anew. The
-// caller keeps the tiles once it knows that the tree itself is ours.
+// to be in it. When stored tiles turn out damaged, all are fetched anew. Unless
+// there is an error the caller calls finish.
 func (d *DB) prove(ctx context.Context, tree tlog.Tree, read func(tlog.HashReader) error) (*tileReader, error) {
 	r := &tileReader{ctx: ctx, db: d}
 	err := read(tlog.TileHashReader(tree, r))
 	if err != nil && r.err == nil && r.fromStore {
 		d.log.WarnContext(ctx, "stored tiles do not fit the tree, fetching them anew", "err", err)
+		r.finish(false)
 		r = &tileReader{ctx: ctx, db: d, anew: true}
 		err = read(tlog.TileHashReader(tree, r))
 	}
+	if err == nil {
+		return r, nil
+	}
+	r.finish(false)
 	if r.err != nil {
 		return nil, r.err
 	}
-	if err != nil {
-		return nil, d.mismatch(ctx, "its tiles do not fit its signed tree head", err)
-	}
-	return r, nil
+	return nil, d.mismatch("its tiles do not fit its signed tree head", err)
 }
 
 // tileReader is the tlog.TileReader of one proof. That interface passes no
@@ -200,6 +200,9 @@ func (r *tileReader) readTile(tile tlog.Tile) []byte {
 		}
 	}
 	data, err := r.db.shared(r.ctx, "fetch "+tile.Path(), func(ctx context.Context) ([]byte, error) {
+		if data, ok := r.db.fetchedBefore(tile); ok && !r.anew {
+			return data, nil
+		}
 		return r.db.fetchTile(ctx, tile)
 	})
 	r.mu.Lock()
@@ -217,21 +220,42 @@ func (r *tileReader) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	}
 }
 
-// keep stores what had to be fetched for the proof.
-func (r *tileReader) keep() {
+// finish ends the proof. With keep, the tree is known to be ours, and the tiles
+// that had to be fetched are stored.
+func (r *tileReader) finish(keep bool) {
 	var group sync.WaitGroup
 	for _, tile := range r.fetched {
-		data := r.proven[placeOf(tile)]
-		known, _ := r.db.tiles.get(placeOf(tile))
-		if len(known) >= len(data) && !r.anew {
-			continue // somebody else stored it before it came to memory
-		}
 		group.Go(func() {
-			r.db.save(r.ctx, tile.Path(), data)
-			r.db.tiles.put(placeOf(tile), data)
+			if keep {
+				r.keep(tile)
+			}
+			r.db.pending.remove(tile)
 		})
 	}
 	group.Wait()
+}
+
+func (r *tileReader) keep(tile tlog.Tile) {
+	data := r.proven[placeOf(tile)]
+	if known, _ := r.db.tiles.get(placeOf(tile)); len(known) >= len(data) && !r.anew {
+		return // somebody else stored it before it came to memory
+	}
+	r.db.save(r.ctx, tile.Path(), data)
+	r.db.tiles.put(placeOf(tile), data)
+}
+
+// fetchedBefore returns a tile that came while the caller was looking elsewhere,
+// so that it is not fetched twice.
+func (d *DB) fetchedBefore(tile tlog.Tile) ([]byte, bool) {
+	if data, ok := d.pending.get(tile); ok {
+		return data, true
+	}
+	data, _ := d.tiles.get(placeOf(tile))
+	size := tile.W * tlog.HashSize
+	if len(data) < size {
+		return nil, false
+	}
+	return data[:size:size], true
 }
 
 // fetchTile fetches a hash tile, yet to be proven.
@@ -243,7 +267,9 @@ func (d *DB) fetchTile(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 	if len(data) != got.W*tlog.HashSize {
 		return nil, d.broken("%s has %d bytes instead of %d", got.Path(), len(data), got.W*tlog.HashSize)
 	}
-	return data[:tile.W*tlog.HashSize], nil
+	data = data[:tile.W*tlog.HashSize]
+	d.pending.put(tile, data)
+	return data, nil
 }
 
 // fetchWide fetches a tile, or the full one in place of a partial one that is
@@ -262,30 +288,46 @@ func (d *DB) fetchWide(ctx context.Context, tile tlog.Tile) ([]byte, tlog.Tile, 
 
 // dataTile returns a tile of records.
 func (d *DB) dataTile(ctx context.Context, tile tlog.Tile) ([]byte, error) {
-	for _, w := range d.widths(ctx, tile) {
-		if data, ok := cutRecords(d.load(ctx, placeOf(tile).at(w).Path()), w, tile.W); ok {
-			return data, nil
-		}
+	if data := d.storedRecords(ctx, tile); data != nil {
+		return data, nil
 	}
 	return d.shared(ctx, "prove "+tile.Path(), func(ctx context.Context) ([]byte, error) {
-		hashes, err := d.proven(ctx, place{0, tile.N}.at(tile.W))
-		if err != nil {
-			return nil, err
+		if data := d.storedRecords(ctx, tile); data != nil { // since we looked
+			return data, nil
 		}
-		data, got, err := d.fetchWide(ctx, tile)
-		if err != nil {
-			return nil, err
-		}
-		data, ok := cutRecords(data, got.W, tile.W)
-		if !ok {
-			return nil, d.broken("%s does not hold %d records", got.Path(), got.W)
-		}
-		if err := checkRecords(data, hashes); err != nil {
-			return nil, d.mismatch(ctx, tile.Path()+" does not fit the signed tree head", err)
-		}
-		d.save(ctx, tile.Path(), data)
-		return data, nil
+		return d.provenRecords(ctx, tile)
 	})
+}
+
+// storedRecords returns a data tile from storage, or nil.
+func (d *DB) storedRecords(ctx context.Context, tile tlog.Tile) []byte {
+	for _, w := range d.widths(ctx, tile) {
+		if data, ok := cutRecords(d.load(ctx, placeOf(tile).at(w).Path()), w, tile.W); ok {
+			return data
+		}
+	}
+	return nil
+}
+
+// provenRecords fetches a data tile and compares it with the proven hash tile.
+func (d *DB) provenRecords(ctx context.Context, tile tlog.Tile) ([]byte, error) {
+	hashes, err := d.proven(ctx, place{0, tile.N}.at(tile.W))
+	if err != nil {
+		return nil, err
+	}
+	data, got, err := d.fetchWide(ctx, tile)
+	if err != nil {
+		return nil, err
+	}
+	data, ok := cutRecords(data, got.W, tile.W)
+	if !ok {
+		return nil, d.broken("%s does not hold %d records", got.Path(), got.W)
+	}
+	if err := checkRecords(data, hashes); err != nil {
+		return nil, d.mismatch(tile.Path()+" does not fit the signed tree head", err)
+	}
+	d.save(ctx, tile.Path(), data)
+	return data, nil
 }
 
 // cutRecords returns the first n of have records in a data tile, which are
