@@ -182,7 +182,7 @@ func dropSelf(list string, m machine, self []netip.AddrPort) (kept string, dropp
 	var items []listItem
 	for _, item := range splitList(list) {
 		if m.leadsTo(item.text, self) {
-			dropped = append(dropped, redact(item.text))
+			dropped = append(dropped, redact(withScheme(item.text)))
 			continue
 		}
 		items = append(items, item)
