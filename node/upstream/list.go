@@ -140,13 +140,11 @@ func isLoopback(hostname string) bool {
 // redact returns scheme and host of an entry. It
 // does not rely on the entry being a valid URL: all before the last "@" goes.
 func redact(text string) string {
-	scheme, rest, ok := strings.Cut(text, "://")
-	if !ok {
-		scheme, rest = "", text
-	} else {
-		scheme += "://"
+	scheme := ""
+	if name, rest, ok := strings.Cut(text, "://"); ok && !strings.Contains(name, "@") {
+		scheme, text = name+"://", rest
 	}
-	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	rest := text[strings.LastIndexByte(text, '@')+1:]
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 && rest[i:] != "/" {
 		rest = rest[:i] + "/…"
 	}
@@ -182,7 +180,7 @@ func dropSelf(list string, m machine, self []netip.AddrPort) (kept string, dropp
 	var items []listItem
 	for _, item := range splitList(list) {
 		if m.leadsTo(item.text, self) {
-			dropped = append(dropped, redact(item.text))
+			dropped = append(dropped, redact(withScheme(item.text)))
 			continue
 		}
 		items = append(items, item)

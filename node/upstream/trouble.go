@@ -66,6 +66,9 @@ func transportError(source string, err, cause error) *failure {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // its text has the URL, which may be a signed one
 	}
+	if strings.HasPrefix(err.Error(), "failed to parse Location header") { // as net/http words it, with the URL
+		err = redirectError("redirected to what is no URL")
+	}
 	for _, err := range []error{cause, err} {
 		if s, ok := errors.AsType[*silence](err); ok {
 			return &failure{slow(source, err, s.text), s.again, true}

@@ -1,6 +1,7 @@
 package upstreamtest
 
 import (
+	"archive/zip"
 	"bytes"
 	"cmp"
 	"crypto/sha256"
@@ -220,38 +221,57 @@ func (e *entry) file(ext string) ([]byte, error) {
 	}
 }
 
-// makeZip makes the zip as the go command does.
+// makeZip makes the zip as the go command does. The pad is put behind the rest
+// uncompressed, which is fast.
 func (m Module) makeZip() ([]byte, error) {
 	var files []modzip.File
 	for _, name := range slices.Sorted(maps.Keys(m.Files)) {
-		content := m.Files[name]
-		files = append(files, file{name, int64(len(content)), func() io.Reader { return strings.NewReader(content) }})
-	}
-	if m.Pad > 0 {
-		seed := sha256.Sum256([]byte(m.Path + "@" + m.Version))
-		files = append(files, file{"pad.bin", m.Pad, func() io.Reader {
-			return io.LimitReader(rand.NewChaCha8(seed), m.Pad)
-		}})
+		files = append(files, file{name, m.Files[name]})
 	}
 	var buf bytes.Buffer
 	if err := modzip.Create(&buf, module.Version{Path: m.Path, Version: m.Version}, files); err != nil {
+		return nil, err
+	}
+	if m.Pad == 0 {
+		return buf.Bytes(), nil
+	}
+	return m.addPad(buf.Bytes())
+}
+
+func (m Module) addPad(data []byte) ([]byte, error) {
+	r, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	w := zip.NewWriter(&buf)
+	for _, f := range r.File {
+		if err := w.Copy(f); err != nil {
+			return nil, err
+		}
+	}
+	name := m.Path + "@" + m.Version
+	pad, err := w.CreateHeader(&zip.FileHeader{Name: name + "/pad.bin", Method: zip.Store})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.CopyN(pad, rand.NewChaCha8(sha256.Sum256([]byte(name))), m.Pad); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
 		return nil, err
 	}
 	return buf.Bytes(), nil
 }
 
 // file is a modzip.File in memory.
-type file struct {
-	name string
-	size int64
-	open func() io.Reader
-}
+type file struct{ name, content string }
 
 func (f file) Path() string                 { return f.name }
 func (f file) Lstat() (fs.FileInfo, error)  { return f, nil }
-func (f file) Open() (io.ReadCloser, error) { return io.NopCloser(f.open()), nil }
+func (f file) Open() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(f.content)), nil }
 func (f file) Name() string                 { return path.Base(f.name) }
-func (f file) Size() int64                  { return f.size }
+func (f file) Size() int64                  { return int64(len(f.content)) }
 func (f file) Mode() fs.FileMode            { return 0o644 }
 func (f file) ModTime() time.Time           { return time.Time{} }
 func (f file) IsDir() bool                  { return false }
