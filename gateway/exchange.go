@@ -54,6 +54,9 @@ func (x *exchange) WriteHeader(status int) {
 }
 
 func (x *exchange) Write(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	x.WriteHeader(http.StatusOK)
 	for {
 		part := p[n:min(n+slice, len(p))]

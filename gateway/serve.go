@@ -139,13 +139,10 @@ func (x *exchange) serveContent(h *header, content io.ReadSeeker) {
 // is there, so that an early failure can still be told.
 func (x *exchange) copyBody(obj *cache.Object) {
 	var err error
-	switch body := obj.Body.(type) {
-	case *os.File:
-		_, err = x.ReadFrom(body)
-	case io.WriterTo:
-		_, err = body.WriteTo(x)
-	default:
-		err = x.copyFrom(body)
+	if f, ok := obj.Body.(*os.File); ok {
+		_, err = x.ReadFrom(f)
+	} else {
+		err = x.copyFill(obj)
 	}
 	if err == nil && obj.Size >= 0 && x.bytes != obj.Size {
 		err = errLength
@@ -160,21 +157,80 @@ func (x *exchange) copyBody(obj *cache.Object) {
 	}
 }
 
-// copyFrom copies src. Its first read comes before the header.
-func (x *exchange) copyFrom(src io.Reader) error {
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := src.Read(buf)
-		if n > 0 {
-			if _, err := x.Write(buf[:n]); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
+// copyFill sends a Body that may turn out to be broken at its end.
+func (x *exchange) copyFill(obj *cache.Object) error {
+	if obj.Size <= 0 {
+		return copyAll(x, obj.Body)
 	}
+	t := &tail{x: x, left: obj.Size}
+	if err := copyAll(t, obj.Body); err != nil {
+		return err
+	}
+	return t.end()
+}
+
+// copyAll is io.Copy without the abilities of to: what src does not hand on
+// itself goes through a buffer.
+func copyAll(to io.Writer, src io.Reader) error {
+	if from, ok := src.(io.WriterTo); ok {
+		_, err := from.WriteTo(to)
+		return err
+	}
+	_, err := io.Copy(struct{ io.Writer }{to}, src)
+	return err
+}
+
+// tail holds back the last byte of an answer whose length is known until its
+// source has ended well: once all of the bytes announced are out, HTTP/1 has no
+// way left to tell a failure.
+type tail struct {
+	x    *exchange
+	left int64
+	last []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := int64(len(p))
+	if n > t.left {
+		return 0, errLength
+	}
+	if n < t.left || n == 0 {
+		n, err := t.x.Write(p)
+		t.left -= int64(n)
+		return n, err
+	}
+	if n, err := t.x.Write(p[:n-1]); err != nil {
+		t.left -= int64(n)
+		return n, err
+	}
+	t.left, t.last = 0, []byte{p[n-1]}
+	return len(p), nil
+}
+
+// ReadFrom hands all but the last byte on as they come, files as files.
+func (t *tail) ReadFrom(src io.Reader) (int64, error) {
+	most := &io.LimitedReader{R: src, N: max(0, t.left-1)}
+	outer, limited := src.(*io.LimitedReader)
+	if limited {
+		most.R, most.N = outer.R, min(most.N, outer.N)
+	}
+	n, err := t.x.ReadFrom(most)
+	t.left -= n
+	if limited {
+		outer.N -= n
+	}
+	if err != nil {
+		return n, err
+	}
+	m, err := io.Copy(struct{ io.Writer }{t}, src)
+	return n + m, err
+}
+
+// end sends the last byte.
+func (t *tail) end() error {
+	if t.left > 0 {
+		return errLength
+	}
+	_, err := t.x.Write(t.last)
+	return err
 }
