@@ -66,6 +66,7 @@ type options struct {
 type bench struct {
 	options
 
+	start time.Time
 	dir   string // temporary, on a disk
 	cache string // temporary, for module caches: in memory where there is a tmpfs
 	nginx string // path of the program
@@ -82,7 +83,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return 2
 	}
-	b := &bench{options: opts, out: stdout}
+	b := &bench{options: opts, start: time.Now(), out: stdout}
 	defer b.close()
 	if err := b.prepare(ctx, stderr); err != nil {
 		fmt.Fprintln(stderr, "bench:", b.proxy.redact(err.Error()))
@@ -194,7 +195,7 @@ func rowNames() []string {
 // runRows runs what -rows names, in the order of the list, and returns the
 // exit status.
 func (b *bench) runRows(ctx context.Context, stderr io.Writer) int {
-	status, start := 0, time.Now()
+	status := 0
 	for _, r := range rows() {
 		if !slices.Contains(b.rows, r.name) || ctx.Err() != nil {
 			continue
@@ -215,6 +216,6 @@ func (b *bench) runRows(ctx context.Context, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "bench: interrupted")
 		return 1
 	}
-	fmt.Fprintf(b.out, "\ntook %s\n", time.Since(start).Round(time.Second))
+	fmt.Fprintf(b.out, "\ntook %s\n", time.Since(b.start).Round(time.Second))
 	return status
 }
