@@ -1,0 +1,101 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+
+	"github.com/ringmod/ringmod/internal/cache"
+)
+
+// flights makes those who ask for one target at the same time ask the Cache
+// once. A flight belongs to nobody: it goes on while anybody waits for it, and
+// is cancelled when the last one leaves. The zero value is ready.
+type flights struct {
+	mu      sync.Mutex
+	running map[flightKey]*flight
+}
+
+type flightKey struct {
+	name string
+	mode cache.Mode
+}
+
+type flight struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	// Valid once done is closed.
+	entry  *entry
+	origin origin
+	err    error
+
+	waiting int // under flights.mu
+}
+
+// do returns what fly returns for req, together with others who ask for the
+// same. Who may not fill joins the fill of somebody who may, but starts none,
+// and nobody who may fill is content with what one who may not was told.
+func (fs *flights) do(ctx context.Context, req cache.Request, fly func(context.Context, cache.Request) (*entry, origin, error)) (*entry, origin, error) {
+	key, f, joined := fs.join(ctx, req, fly)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		fs.leave(key, f)
+		return nil, origin{}, ctx.Err()
+	}
+	if joined && f.origin.outcome == miss {
+		return f.entry, sources[cache.Inflight], f.err
+	}
+	return f.entry, f.origin, f.err
+}
+
+func (fs *flights) join(ctx context.Context, req cache.Request, fly func(context.Context, cache.Request) (*entry, origin, error)) (flightKey, *flight, bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	key := flightKey{req.Target.String(), cache.AllowFill}
+	f, joined := fs.running[key]
+	if !joined && req.Mode != cache.AllowFill {
+		key.mode = req.Mode
+		f, joined = fs.running[key]
+	}
+	if !joined {
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		f = &flight{cancel: cancel, done: make(chan struct{})}
+		if fs.running == nil {
+			fs.running = make(map[flightKey]*flight)
+		}
+		fs.running[key] = f
+		go func() {
+			defer cancel()
+			f.entry, f.origin, f.err = fly(ctx, req)
+			fs.remove(key, f)
+			close(f.done)
+		}()
+	}
+	f.waiting++
+	return key, f, joined
+}
+
+// leave gives up waiting. What nobody waits for ends, and whoever asks next
+// starts anew.
+func (fs *flights) leave(key flightKey, f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f.waiting--
+	if f.waiting == 0 {
+		f.cancel()
+		fs.removeLocked(key, f)
+	}
+}
+
+func (fs *flights) remove(key flightKey, f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.removeLocked(key, f)
+}
+
+func (fs *flights) removeLocked(key flightKey, f *flight) {
+	if fs.running[key] == f {
+		delete(fs.running, key)
+	}
+}
