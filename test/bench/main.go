@@ -58,6 +58,7 @@ type options struct {
 	time     time.Duration
 	workload workload
 	ringmod  string
+	logLevel string
 	check    bool
 }
 
@@ -101,6 +102,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.runs, "runs", 3, "runs of each side")
 	fs.DurationVar(&o.time, "time", 3*time.Second, "length of a run in the rows warm and zip")
 	fs.StringVar(&o.ringmod, "ringmod", "", "path of the ringmod program (default: build ./cmd/ringmod)")
+	fs.StringVar(&o.logLevel, "log-level", "warn", "ringmod's log level; warn is without access lines, as nginx runs here")
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a goal is missed")
 	if err := fs.Parse(args); err != nil {
 		return o, err
