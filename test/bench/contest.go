@@ -48,13 +48,28 @@ type usage struct {
 	rss float64 // peak resident memory in MB, summed over its processes
 }
 
-// play runs once for each side in turn until there are runs quiet pairs. It
-// gives up after twice as many and keeps the quietest. Who begins a pair
-// alternates, so that drift of the machine favours nobody.
-func (c *contest) play(runs int, base, ours side, once func(s side, run int) ([]float64, error)) error {
+// rules say how often a contest is played.
+type rules struct {
+	runs     int       // quiet pairs wanted
+	attempts int       // pairs at most; below runs it counts as runs
+	until    time.Time // from then on no pair beyond runs begins
+}
+
+// budget is how long a whole benchmark may go on repeating disturbed pairs.
+const budget = 4 * time.Minute
+
+// rules returns the rules for contests of runs pairs.
+func (b *bench) rules(runs int) rules {
+	return rules{runs: runs, attempts: 2 * runs, until: b.start.Add(budget)}
+}
+
+// play runs once for each side in turn until there are enough quiet pairs or
+// the rules forbid more, and keeps the quietest. Who begins a pair alternates,
+// so that drift of the machine favours nobody.
+func (c *contest) play(r rules, base, ours side, once func(s side, run int) ([]float64, error)) error {
 	c.base, c.ours = base.name, ours.name
 	var pairs []pair
-	for i, calm := 0, 0; i < attempts(runs) && calm < runs; i++ {
+	for i, calm := 0, 0; calm < r.runs && r.allow(i, time.Now()); i++ {
 		var p pair
 		turns := []func() error{
 			func() (err error) { p.base, err = p.turn(base, i, once); return err },
@@ -69,12 +84,14 @@ func (c *contest) play(runs int, base, ours side, once func(s side, run int) ([]
 			calm++
 		}
 	}
-	c.pairs = quietest(pairs, runs)
+	c.pairs = quietest(pairs, r.runs)
 	return nil
 }
 
-// attempts is how many pairs play takes at most to get runs of them.
-func attempts(runs int) int { return 2 * runs }
+// allow says whether one more pair may begin after played ones.
+func (r rules) allow(played int, now time.Time) bool {
+	return played < r.runs || played < r.attempts && now.Before(r.until)
+}
 
 // quietest returns the n pairs that other work disturbed least.
 func quietest(pairs []pair, n int) []pair {

@@ -170,7 +170,7 @@ func downloadRow(ctx context.Context, b *bench) ([]contest, error) {
 		}
 	}
 	c := contest{metrics: downloadMetrics("warm go mod download, "+b.workload.name, 1.05)}
-	err = c.play(b.runs, base, ours, once)
+	err = c.play(b.rules(b.runs), base, ours, once)
 	return []contest{c}, err
 }
 
@@ -196,7 +196,7 @@ func coldRow(ctx context.Context, b *bench) ([]contest, error) {
 	}
 	name := fmt.Sprintf("cold go mod download, %s, sumdb %s", b.workload.name, sumdb)
 	c := contest{metrics: downloadMetrics(name, 1.15)}
-	err = c.play(b.runs, side{"direct", nil}, side{"ringmod", nil}, func(s side, _ int) ([]float64, error) {
+	err = c.play(b.rules(b.runs), side{"direct", nil}, side{"ringmod", nil}, func(s side, _ int) ([]float64, error) {
 		if s.name == "direct" {
 			return b.meteredDownload(ctx, nil, b.proxy.list, sumdb)
 		}

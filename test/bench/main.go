@@ -58,6 +58,7 @@ type options struct {
 	time     time.Duration
 	workload workload
 	ringmod  string
+	logLevel string
 	check    bool
 }
 
@@ -66,6 +67,7 @@ type options struct {
 type bench struct {
 	options
 
+	start time.Time
 	dir   string // temporary, on a disk
 	cache string // temporary, for module caches: in memory where there is a tmpfs
 	nginx string // path of the program
@@ -82,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err != nil {
 		return 2
 	}
-	b := &bench{options: opts, out: stdout}
+	b := &bench{options: opts, start: time.Now(), out: stdout}
 	defer b.close()
 	if err := b.prepare(ctx, stderr); err != nil {
 		fmt.Fprintln(stderr, "bench:", b.proxy.redact(err.Error()))
@@ -100,6 +102,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.runs, "runs", 3, "runs of each side")
 	fs.DurationVar(&o.time, "time", 3*time.Second, "length of a run in the rows warm and zip")
 	fs.StringVar(&o.ringmod, "ringmod", "", "path of the ringmod program (default: build ./cmd/ringmod)")
+	fs.StringVar(&o.logLevel, "log-level", "warn", "ringmod's log level; warn is without access lines, as nginx runs here")
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a goal is missed")
 	if err := fs.Parse(args); err != nil {
 		return o, err
@@ -194,7 +197,7 @@ func rowNames() []string {
 // runRows runs what -rows names, in the order of the list, and returns the
 // exit status.
 func (b *bench) runRows(ctx context.Context, stderr io.Writer) int {
-	status, start := 0, time.Now()
+	status := 0
 	for _, r := range rows() {
 		if !slices.Contains(b.rows, r.name) || ctx.Err() != nil {
 			continue
@@ -215,6 +218,6 @@ func (b *bench) runRows(ctx context.Context, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "bench: interrupted")
 		return 1
 	}
-	fmt.Fprintf(b.out, "\ntook %s\n", time.Since(start).Round(time.Second))
+	fmt.Fprintf(b.out, "\ntook %s\n", time.Since(b.start).Round(time.Second))
 	return status
 }

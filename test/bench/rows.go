@@ -96,7 +96,7 @@ func (b *bench) warmContest(ctx context.Context, s stage, name, path string) (co
 			return c, err
 		}
 	}
-	err := c.play(b.runs, side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
+	err := c.play(b.rules(b.runs), side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
 		var l load
 		start := time.Now()
 		u, err := metered(s.proc, func() (err error) {
@@ -144,7 +144,7 @@ func (b *bench) zipContest(ctx context.Context, s stage, path string, clients in
 			return c, err
 		}
 	}
-	err := c.play(b.runs, side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
+	err := c.play(b.rules(b.runs), side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
 		var rate float64
 		start := time.Now()
 		u, err := metered(s.proc, func() (err error) {
@@ -165,8 +165,8 @@ const herdSize = 200
 func herdRow(ctx context.Context, b *bench) ([]contest, error) {
 	u := newFakeUpstream(20 * time.Millisecond)
 	defer u.Close()
-	runs := b.runs + 2 // they are short
-	for i := range attempts(runs) + 1 {
+	rules := b.rules(b.runs + 2) // they are short
+	for i := range rules.attempts + 1 {
 		if err := u.add(module.Version{Path: "bench.example/herd", Version: herdVersion(i)}, 7e6); err != nil {
 			return nil, err
 		}
@@ -193,7 +193,7 @@ func herdRow(ctx context.Context, b *bench) ([]contest, error) {
 		{name: "server CPU", unit: "s"},
 		{name: "server peak RSS", unit: "MB"},
 	}}
-	err = c.play(runs, side{"nginx cache", nginx}, side{"ringmod", ringmod}, func(s side, run int) ([]float64, error) {
+	err = c.play(rules, side{"nginx cache", nginx}, side{"ringmod", ringmod}, func(s side, run int) ([]float64, error) {
 		return herdRun(ctx, u, s.proc, run+1)
 	})
 	return []contest{c}, err

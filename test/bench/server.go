@@ -89,7 +89,7 @@ type node struct {
 func (b *bench) startRingmod(ctx context.Context, n node) (*process, error) {
 	const any = "127.0.0.1:0"
 	args := []string{"serve", "--http-addr", any, "--grpc-addr", any, "--gossip-addr", any, "--admin-addr", any,
-		"--data-dir", n.dataDir, "--sumdb", n.sumdb}
+		"--data-dir", n.dataDir, "--sumdb", n.sumdb, "--log-level", b.logLevel}
 	if n.offline {
 		args = append(args, "--offline")
 	} else {
@@ -131,7 +131,7 @@ func freeAddr() (string, error) {
 type tail struct {
 	mu    sync.Mutex
 	text  []byte
-	line  []byte // of text, what follows the last newline
+	line  []byte // what follows the last newline
 	ready string
 }
 
@@ -154,8 +154,9 @@ func (t *tail) Write(p []byte) (int, error) {
 		}
 		t.line = rest
 	}
-	t.text = append(t.text, p...)
-	t.text = bytes.Clone(t.text[max(0, len(t.text)-tailSize):])
+	if t.text = append(t.text, p...); len(t.text) > 16*tailSize {
+		t.text = append(t.text[:0], t.text[len(t.text)-tailSize:]...)
+	}
 	return len(p), nil
 }
 
@@ -168,7 +169,7 @@ func (t *tail) readyAddr() string {
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.text))
+	return strings.TrimSpace(string(t.text[max(0, len(t.text)-tailSize):]))
 }
 
 // awaitFiles waits until the files of a tree are there, and are not empty: a

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSpread(t *testing.T) {
@@ -83,7 +84,7 @@ func TestPlayAlternates(t *testing.T) {
 	t.Parallel()
 	var order string
 	var c contest
-	err := c.play(2, side{"a", nil}, side{"b", nil}, func(s side, run int) ([]float64, error) {
+	err := c.play(rules{runs: 2}, side{"a", nil}, side{"b", nil}, func(s side, run int) ([]float64, error) {
 		order += s.name
 		return []float64{float64(run)}, nil
 	})
@@ -91,9 +92,32 @@ func TestPlayAlternates(t *testing.T) {
 		t.Errorf("got order %s, %d pairs, %v; want abba…, 2 pairs", order, len(c.pairs), err)
 	}
 	want := errors.New("broken")
-	err = c.play(2, side{"a", nil}, side{"b", nil}, func(side, int) ([]float64, error) { return nil, want })
+	err = c.play(rules{runs: 2}, side{"a", nil}, side{"b", nil}, func(side, int) ([]float64, error) { return nil, want })
 	if !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+func TestRulesAllow(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	r := rules{runs: 2, attempts: 4, until: now}
+	tests := []struct {
+		name   string
+		played int
+		at     time.Time
+		want   bool
+	}{
+		{"wanted", 1, now.Add(-time.Second), true},
+		{"wanted although late", 1, now.Add(time.Second), true},
+		{"extra", 3, now.Add(-time.Second), true},
+		{"extra but late", 3, now, false},
+		{"enough", 4, now.Add(-time.Second), false},
+	}
+	for _, tt := range tests {
+		if got := r.allow(tt.played, tt.at); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
 	}
 }
 
