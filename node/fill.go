@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"runtime/debug"
 	"time"
 
@@ -35,7 +36,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 		return
 	}
 	n.remember(t, err)
-	n.logFailure(ctx, "filling", t, err)
+	n.logFailure(ctx, t, err)
 }
 
 func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []byte, err error) {
@@ -79,7 +80,7 @@ func (n *Node) arrived(ctx context.Context, t target.Target) bool {
 	if err != nil {
 		return false
 	}
-	obj.File.Close()
+	_ = obj.File.Close()
 	return true
 }
 
@@ -185,7 +186,7 @@ func (n *Node) verifyZip(ctx context.Context, t target.Target, pending store.Pen
 	if err != nil {
 		return "", diskError(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	h1, err = n.cfg.Verifier.Zip(ctx, t.Module(), file, size)
 	if err != nil {
 		return "", err
@@ -219,16 +220,15 @@ func (n *Node) remember(t target.Target, err error) {
 
 // logFailure writes one line per failed fill or refresh. Absence is an answer,
 // not a failure.
-func (n *Node) logFailure(ctx context.Context, msg string, t target.Target, err error) {
-	reason := cache.ReasonOf(err)
-	switch {
+func (n *Node) logFailure(ctx context.Context, t target.Target, err error) {
+	level := slog.LevelWarn
+	switch reason := cache.ReasonOf(err); {
 	case reason.Absent():
-		n.log.DebugContext(ctx, msg, "key", t.String(), "err", err)
+		level = slog.LevelDebug
 	case reason == cache.Mismatch || reason == cache.Internal:
-		n.log.ErrorContext(ctx, msg, "key", t.String(), "reason", reason.String(), "err", err)
-	default:
-		n.log.WarnContext(ctx, msg, "key", t.String(), "reason", reason.String(), "err", err)
+		level = slog.LevelError
 	}
+	n.log.Log(ctx, level, "not filled", "key", t.String(), "reason", cache.ReasonOf(err).String(), "err", err)
 }
 
 func diskError(err error) error {

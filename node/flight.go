@@ -47,13 +47,6 @@ func (fs *flights) remove(name string) {
 	delete(fs.running, name)
 }
 
-// count returns how many fills run or wait.
-func (fs *flights) count() int {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return len(fs.running)
-}
-
 // flight is one fill and what its followers may see of it. It goes from waiting
 // to open (a zip whose upstream has answered) to verified to done; err ends it
 // from anywhere.

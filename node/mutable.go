@@ -129,7 +129,7 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
 		if r.err != nil {
 			n.remember(t, r.err)
-			n.logFailure(ctx, "refreshing", t, r.err)
+			n.logFailure(ctx, t, r.err)
 		}
 	})
 	return r, true

@@ -101,27 +101,27 @@ func (b badDay) path() string {
 // check asks and compares status, headers and text; and that nothing stays.
 func (b badDay) check(t *testing.T, stack *harness.Stack) {
 	t.Helper()
-	resp, body, err := fetch(t, stack.URL+"/"+b.path())
+	got, err := fetch(t, stack.URL+"/"+b.path())
 	if b.status == 0 {
 		if err == nil {
-			t.Errorf("got status %d and a complete body of %d bytes, want a cut answer", resp.StatusCode, len(body))
+			t.Errorf("got status %d and a complete body of %d bytes, want a cut answer", got.status, len(got.body))
 		}
 	} else {
-		if err != nil || resp.StatusCode != b.status || !strings.Contains(body, b.text) {
-			t.Fatalf("got %v %q, %v, want status %d and a text with %q", resp.Status, body, err, b.status, b.text)
+		if err != nil || got.status != b.status || !strings.Contains(got.body, b.text) {
+			t.Fatalf("got %d %q, %v, want status %d and a text with %q", got.status, got.body, err, b.status, b.text)
 		}
-		if got, want := resp.Header.Get("Content-Type"), "text/plain; charset=utf-8"; got != want {
+		if got, want := got.header.Get("Content-Type"), "text/plain; charset=utf-8"; got != want {
 			t.Errorf("Content-Type %q, want %q", got, want)
 		}
-		if cacheable := strings.Contains(resp.Header.Get("Cache-Control"), "max-age"); cacheable != b.kept {
-			t.Errorf("Cache-Control %q: cacheable %v, want %v", resp.Header.Get("Cache-Control"), cacheable, b.kept)
+		if cacheable := strings.Contains(got.header.Get("Cache-Control"), "max-age"); cacheable != b.kept {
+			t.Errorf("Cache-Control %q: cacheable %v, want %v", got.header.Get("Cache-Control"), cacheable, b.kept)
 		}
-		if strings.Count(strings.TrimRight(body, "\n"), "\n") > 7 || len(body) > 648 {
-			t.Errorf("the text is more than the go command shows: %q", body)
+		if strings.Count(strings.TrimRight(got.body, "\n"), "\n") > 7 || len(got.body) > 648 {
+			t.Errorf("the text is more than the go command shows: %q", got.body)
 		}
 	}
 	for name, want := range b.header {
-		if got := resp.Header.Get(name); got != want {
+		if got := got.header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
@@ -133,19 +133,25 @@ func (b badDay) check(t *testing.T, stack *harness.Stack) {
 // checkAfter asks again when the upstream is well: only absence is remembered.
 func (b badDay) checkAfter(t *testing.T, stack *harness.Stack) {
 	t.Helper()
-	resp, body, err := fetch(t, stack.URL+"/"+b.path())
+	got, err := fetch(t, stack.URL+"/"+b.path())
 	want := http.StatusOK
 	if b.kept || b.header["Retry-After"] != "" { // the upstream asked us to stay away
 		want = b.status
 	}
-	if err != nil || resp.StatusCode != want {
-		t.Errorf("when the upstream is well again: %v, %v (%.200q), want status %d", resp.StatusCode, err, body, want)
+	if err != nil || got.status != want {
+		t.Errorf("when the upstream is well again: %v, %v (%.200q), want status %d", got.status, err, got.body, want)
 	}
 }
 
-// fetch returns the response with its whole body; an answer that was cut is an
-// error.
-func fetch(t *testing.T, url string) (*http.Response, string, error) {
+// answer is a response that was read whole.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// fetch asks for url; an answer that was cut is an error.
+func fetch(t *testing.T, url string) (answer, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -153,11 +159,11 @@ func fetch(t *testing.T, url string) (*http.Response, string, error) {
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return &http.Response{}, "", err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return resp, string(body), err
+	return answer{resp.StatusCode, resp.Header, string(body)}, err
 }
 
 func filesBelow(t *testing.T, dir string) []string {

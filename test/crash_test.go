@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,7 +21,7 @@ import (
 // TestKillDuringFills kills the process at random moments while it fills, and
 // after each restart reads everything that its disk claims to hold: each object
 // is whole, or it is absent.
-func TestKillDuringFills(t *testing.T) {
+func TestKillDuringFills(t *testing.T) { //nolint:paralleltest // its load would delay the timings of others
 	rounds := 300
 	if testing.Short() {
 		rounds = 12
@@ -95,7 +96,7 @@ func readOffline(t *testing.T, dir string, want map[string][32]byte) (whole, abs
 	for name, sum := range want {
 		got, err := get(t.Context(), p.URL()+"/"+name)
 		switch {
-		case err == errAbsent:
+		case errors.Is(err, errAbsent):
 			absent++
 		case err != nil:
 			t.Errorf("%s after a kill: %v", name, err)
@@ -119,7 +120,7 @@ func removeSome(t *testing.T, dir string, want map[string][32]byte, random *rand
 	}
 }
 
-var errAbsent = fmt.Errorf("404")
+var errAbsent = errors.New("404")
 
 // get reads url whole and returns the digest of the body; errAbsent for 404.
 func get(ctx context.Context, url string) ([32]byte, error) {

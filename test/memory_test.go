@@ -13,7 +13,7 @@ import (
 
 // TestMemoryOfManyDownloads measures the peak resident set while 64 clients
 // read one 100 MiB zip, cold and then warm.
-func TestMemoryOfManyDownloads(t *testing.T) {
+func TestMemoryOfManyDownloads(t *testing.T) { //nolint:paralleltest // needs the machine for itself
 	if testing.Short() {
 		t.Skip("moves 13 GB; run by make test-long")
 	}

@@ -72,7 +72,7 @@ func main() {
 // TestRealDownloadAndBuild is the main job: a big graph through an empty cache
 // with the checksum database on, again from a cache that is offline, and again
 // from the files alone.
-func TestRealDownloadAndBuild(t *testing.T) {
+func TestRealDownloadAndBuild(t *testing.T) { //nolint:paralleltest // needs the machine for itself
 	upstream := realUpstream(t)
 	dir := t.TempDir()
 
@@ -116,7 +116,7 @@ func proxyKind(env string) string {
 
 // TestRealCommands uses the go command as developers do, with the checksum
 // database on.
-func TestRealCommands(t *testing.T) {
+func TestRealCommands(t *testing.T) { //nolint:paralleltest // needs the machine for itself
 	p := harness.Serve(t, "--data-dir", t.TempDir(), "--upstream", realUpstream(t))
 
 	t.Run("install", func(t *testing.T) {

@@ -15,13 +15,13 @@ type listeners struct {
 	http, grpc, admin net.Listener
 }
 
-func (o *options) listen() (*listeners, error) {
+func (o *options) listen(ctx context.Context) (*listeners, error) {
 	l := &listeners{}
 	for _, each := range []struct {
 		flag, addr string
 		to         *net.Listener
 	}{{"http-addr", o.httpAddr, &l.http}, {"grpc-addr", o.grpcAddr, &l.grpc}, {"admin-addr", o.adminAddr, &l.admin}} {
-		opened, err := listenOn(each.flag, each.addr)
+		opened, err := listenOn(ctx, each.flag, each.addr)
 		if err != nil {
 			l.close()
 			return nil, err
@@ -31,11 +31,11 @@ func (o *options) listen() (*listeners, error) {
 	return l, nil
 }
 
-func listenOn(flag, addr string) (net.Listener, error) {
+func listenOn(ctx context.Context, flag, addr string) (net.Listener, error) {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return nil, usagef("--%s %q is not of the form host:port", flag, addr)
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("--%s %s is in use by another process; stop it or choose another address (port 0: any)", flag, addr)
 	}

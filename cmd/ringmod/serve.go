@@ -68,7 +68,7 @@ func serve(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 
-	listeners, err := o.listen()
+	listeners, err := o.listen(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func serve(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer disk.Close()
+	defer func() { _ = disk.Close() }()
 
 	p, err := o.assemble(disk, inspector, listeners, log)
 	if err != nil {
@@ -159,17 +159,17 @@ func (p *process) drain(ctx context.Context) {
 	defer stop()
 	if err := p.web.Shutdown(ctx); err != nil {
 		p.log.WarnContext(ctx, "cutting streams that did not finish", "err", err)
-		p.web.Close()
+		_ = p.web.Close()
 	}
-	p.admin.Close()
+	_ = p.admin.Close()
 	p.grpc.Stop()
-	done, now := context.WithCancel(context.Background())
-	now()
 	grace := fillGrace
 	if ctx.Err() != nil {
 		grace = 0
 	}
-	_ = p.node.Run(done, grace)
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	_ = p.node.Run(now, grace)
 }
 
 func (p *process) ready() error {

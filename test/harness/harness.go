@@ -36,7 +36,7 @@ var (
 func Binary(t testing.TB) string {
 	t.Helper()
 	buildOnce.Do(func() {
-		dir, err := os.MkdirTemp("", "ringmod-bin-")
+		dir, err := os.MkdirTemp("", "ringmod-bin-") //nolint:usetesting // outlives the first test
 		if err != nil {
 			errBuild = err
 			return

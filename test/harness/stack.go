@@ -57,7 +57,7 @@ func NewStack(t testing.TB, dir string, cfg upstream.Config) *Stack {
 	s := &Stack{URL: web.URL, Objects: filepath.Join(dir, "objects"), Node: n, Disk: disk}
 	s.stop = func() {
 		web.Close()
-		done, cancel := context.WithCancel(context.Background())
+		done, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 		cancel()
 		_ = n.Run(done, time.Second)
 		_ = disk.Close()
