@@ -197,7 +197,7 @@ func (b *body) header() http.Header {
 // is set for good; an error means that another try makes sense.
 func (b *body) resume(err error) error {
 	_ = b.rc.Close()
-	resp, err := b.again(b, err)
+	resp, err := b.again(b, err) //nolint:bodyclose // becomes b.rc, which fail closes
 	if err != nil {
 		b.fail(resumeError(err))
 		return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -230,15 +231,7 @@ func (m machine) reaches(hostname string, ip netip.Addr) bool {
 	case to.IsUnspecified():
 		return local
 	case ip.IsUnspecified():
-		if to.IsLoopback() {
-			return true
-		}
-		for _, own := range m.ips {
-			if own == to {
-				return true
-			}
-		}
-		return false
+		return to.IsLoopback() || slices.Contains(m.ips, to)
 	default:
 		return to == ip
 	}

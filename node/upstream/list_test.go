@@ -143,8 +143,12 @@ func TestParseRetryAfter(t *testing.T) {
 		want  time.Duration
 		ok    bool
 	}{
-		{"", 0, false}, {"0", 0, true}, {"7", 7 * time.Second, true}, {"99999999", time.Hour, true},
-		{"-1", 0, false}, {"soon", 0, false},
+		{"", 0, false},
+		{"0", 0, true},
+		{"7", 7 * time.Second, true},
+		{"99999999", time.Hour, true},
+		{"-1", 0, false},
+		{"soon", 0, false},
 		{"Fri, 02 Jan 2026 03:04:15 GMT", 10 * time.Second, true},
 		{"Fri, 02 Jan 2026 03:00:00 GMT", 0, true},
 		{"Fri, 02 Jan 2099 03:00:00 GMT", time.Hour, true},
@@ -163,9 +167,15 @@ func TestParseContentRange(t *testing.T) {
 		start, total int64
 		ok           bool
 	}{
-		{"bytes 5-9/10", 5, 10, true}, {"bytes 0-0/*", 0, -1, true},
-		{"bytes 5-9/9", 0, 0, false}, {"bytes 9-5/10", 0, 0, false}, {"bytes */10", 0, 0, false},
-		{"items 5-9/10", 0, 0, false}, {"bytes 5-9", 0, 0, false}, {"bytes -5-9/10", 0, 0, false}, {"", 0, 0, false},
+		{"bytes 5-9/10", 5, 10, true},
+		{"bytes 0-0/*", 0, -1, true},
+		{"bytes 5-9/9", 0, 0, false},
+		{"bytes 9-5/10", 0, 0, false},
+		{"bytes */10", 0, 0, false},
+		{"items 5-9/10", 0, 0, false},
+		{"bytes 5-9", 0, 0, false},
+		{"bytes -5-9/10", 0, 0, false},
+		{"", 0, 0, false},
 	}
 	for _, test := range tests {
 		start, total, ok := parseContentRange(test.value)

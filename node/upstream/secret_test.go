@@ -80,7 +80,11 @@ func TestSecretsStayInside(t *testing.T) {
 	var log syncBuffer
 	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	faults := []upstreamtest.Fault{
-		{Status: 404}, {Status: 401}, {Status: 503}, {Drop: true}, {CutAfter: 2, NoRange: true},
+		{Status: 404},
+		{Status: 401},
+		{Status: 503},
+		{Drop: true},
+		{CutAfter: 2, NoRange: true},
 		{Status: 302, Header: http.Header{"Location": {"http://me:secret@127.0.0.1:1/?token=secret"}}},
 		{Status: 302, Header: http.Header{"Location": {"http://me:secret@a.test:x/"}}},
 		{Status: 302, Header: http.Header{"Location": {"ftp://me:secret@a.test/"}}},

@@ -96,8 +96,11 @@ func (t Timeouts) withDefaults() Timeouts {
 		value *time.Duration
 		def   time.Duration
 	}{
-		{&t.Connect, 5 * time.Second}, {&t.TLS, 10 * time.Second}, {&t.Header, 20 * time.Second},
-		{&t.Stall, 15 * time.Second}, {&t.Retry, 10 * time.Second},
+		{&t.Connect, 5 * time.Second},
+		{&t.TLS, 10 * time.Second},
+		{&t.Header, 20 * time.Second},
+		{&t.Stall, 15 * time.Second},
+		{&t.Retry, 10 * time.Second},
 	} {
 		if *d.value <= 0 {
 			*d.value = d.def

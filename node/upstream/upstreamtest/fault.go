@@ -101,9 +101,7 @@ func (f *fault) serve(w http.ResponseWriter, r *http.Request, released <-chan st
 	default:
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	for key, values := range f.Header {
-		w.Header()[key] = values
-	}
+	maps.Copy(w.Header(), f.Header)
 	w.WriteHeader(status)
 	f.writeBody(w, r, body, released)
 }

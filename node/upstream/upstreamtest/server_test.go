@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +43,15 @@ func start(t *testing.T) *upstreamtest.Server {
 	return upstreamtest.New(t, mods...)
 }
 
-func get(t *testing.T, url string, header ...string) (*http.Response, string, error) {
+// answer is a response that was read to its end.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// get asks; the answer has what came even with an error.
+func get(t *testing.T, url string, header ...string) (answer, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
@@ -52,11 +62,11 @@ func get(t *testing.T, url string, header ...string) (*http.Response, string, er
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
-	return resp, string(body), err
+	return answer{resp.StatusCode, resp.Header, string(body)}, err
 }
 
 func TestProtocol(t *testing.T) {
@@ -84,12 +94,12 @@ func TestProtocol(t *testing.T) {
 		{"/sumdb/sum.golang.org/supported", 404, "not found: no such checksum database\n"},
 	}
 	for _, test := range tests {
-		resp, got, err := get(t, s.URL+test.path)
+		got, err := get(t, s.URL+test.path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if resp.StatusCode != test.status || got != test.want {
-			t.Errorf("GET %s = %d %q, want %d %q", test.path, resp.StatusCode, got, test.status, test.want)
+		if got.status != test.status || got.body != test.want {
+			t.Errorf("GET %s = %d %q, want %d %q", test.path, got.status, got.body, test.status, test.want)
 		}
 	}
 	if got := len(s.Requests()); got != len(tests) {
@@ -108,17 +118,17 @@ func TestRangesAndConditions(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	url := s.URL + "/example.com/a/@v/list"
-	resp, _, _ := get(t, url)
-	etag := resp.Header.Get("ETag")
-	if resp, _, _ := get(t, url, "If-None-Match", etag); resp.StatusCode != http.StatusNotModified {
-		t.Errorf("with its ETag: %s", resp.Status)
+	first, _ := get(t, url)
+	etag := first.header.Get("ETag")
+	if got, _ := get(t, url, "If-None-Match", etag); got.status != http.StatusNotModified {
+		t.Errorf("with its ETag: %d", got.status)
 	}
-	if resp, body, _ := get(t, url, "Range", "bytes=7-", "If-Range", etag); resp.StatusCode != 206 || body != "v1.1.0\nv1.2.0-rc.1\n" {
-		t.Errorf("with Range: %s %q", resp.Status, body)
+	if got, _ := get(t, url, "Range", "bytes=7-", "If-Range", etag); got.status != 206 || got.body != "v1.1.0\nv1.2.0-rc.1\n" {
+		t.Errorf("with Range: %d %q", got.status, got.body)
 	}
 	s.Fault("list", upstreamtest.Fault{NoRange: true, NoETag: true})
-	if resp, _, _ := get(t, url, "Range", "bytes=7-"); resp.StatusCode != 200 || resp.Header.Get("ETag") != "" {
-		t.Errorf("NoRange, NoETag: %s, ETag %q", resp.Status, resp.Header.Get("ETag"))
+	if got, _ := get(t, url, "Range", "bytes=7-"); got.status != 200 || got.header.Get("ETag") != "" {
+		t.Errorf("NoRange, NoETag: %d, ETag %q", got.status, got.header.Get("ETag"))
 	}
 }
 
@@ -147,16 +157,12 @@ func TestFaults(t *testing.T) {
 			s := start(t)
 			test.fault.Times = 1
 			s.Fault("/@v/list", test.fault)
-			resp, body, err := get(t, s.URL+"/example.com/a/@v/list")
-			status := 0
-			if resp != nil {
-				status = resp.StatusCode
+			got, err := get(t, s.URL+"/example.com/a/@v/list")
+			if got.status != test.status || got.body != test.body || !matches(err, test.err) {
+				t.Errorf("got %d %q %v, want %d %q %v", got.status, got.body, err, test.status, test.body, test.err)
 			}
-			if status != test.status || body != test.body || !matches(err, test.err) {
-				t.Errorf("got %d %q %v, want %d %q %v", status, body, err, test.status, test.body, test.err)
-			}
-			if _, body, err := get(t, s.URL+"/example.com/a/@v/list"); err != nil || body != list {
-				t.Errorf("after Times: %q, %v", body, err)
+			if got, err := get(t, s.URL+"/example.com/a/@v/list"); err != nil || got.body != list {
+				t.Errorf("after Times: %q, %v", got.body, err)
 			}
 		})
 	}
@@ -165,7 +171,7 @@ func TestFaults(t *testing.T) {
 var errAny = errors.New("any error")
 
 func matches(got, want error) bool {
-	return errors.Is(got, want) || want == errAny && got != nil
+	return errors.Is(got, want) || errors.Is(want, errAny) && got != nil
 }
 
 func TestStallAndRelease(t *testing.T) {
@@ -218,11 +224,11 @@ type clientOps struct {
 }
 
 func (o *clientOps) ReadRemote(path string) ([]byte, error) {
-	resp, body, err := get(o.t, o.base+path)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = errors.New(resp.Status)
+	got, err := get(o.t, o.base+path)
+	if err == nil && got.status != http.StatusOK {
+		err = errors.New(got.body)
 	}
-	return []byte(body), err
+	return []byte(got.body), err
 }
 
 func (o *clientOps) ReadConfig(file string) ([]byte, error) {
@@ -270,8 +276,8 @@ func TestSumdb(t *testing.T) {
 		}
 		s.SumdbOff(true)
 	}
-	if resp, _, _ := get(t, s.URL+"/sumdb/"+s.SumdbName()+"/supported"); resp.StatusCode != 404 {
-		t.Errorf("supported after SumdbOff: %s", resp.Status)
+	if got, _ := get(t, s.URL+"/sumdb/"+s.SumdbName()+"/supported"); got.status != 404 {
+		t.Errorf("supported after SumdbOff: %d", got.status)
 	}
 }
 
@@ -282,6 +288,33 @@ func TestZipsAreReproducible(t *testing.T) {
 	got, want := a.Zip(m.Path, m.Version), b.Zip(m.Path, m.Version)
 	if !bytes.Equal(got, want) || len(got) < 300_000 {
 		t.Errorf("two zips of %d and %d bytes differ or are too small", len(got), len(want))
+	}
+}
+
+// TestGoCommand has the real go command download and verify modules.
+func TestGoCommand(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.Add(upstreamtest.Module{Path: "example.com/p", Version: "v1.0.0", Pad: 1 << 20})
+	s.Lie("example.com/a", "v1.1.0")
+	download := func(m string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), "go", "mod", "download", m)
+		cmd.Dir = t.TempDir()
+		cmd.Env = append(os.Environ(), "GOPROXY="+s.URL, "GOSUMDB="+s.SumdbKey(), "GOMODCACHE="+t.TempDir(), "GOPATH="+t.TempDir(),
+			"GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GONOSUMDB=", "GOPRIVATE=", "GONOPROXY=", "GOWORK=off")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, m := range []string{"example.com/a@v1.0.0", "example.com/p@latest", "example.com/Big@latest", "example.com/old@v2.0.0+incompatible"} {
+		if out, err := download(m); err != nil {
+			t.Errorf("%s: %v\n%s", m, err, out)
+		}
+	}
+	if out, err := download("example.com/a@v1.1.0"); err == nil || !strings.Contains(out, "SECURITY ERROR") {
+		t.Errorf("a lie of the checksum database went through: %v\n%s", err, out)
+	}
+	if s.Count("/supported") == 0 {
+		t.Error("the checksum database was not asked")
 	}
 }
 
