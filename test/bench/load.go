@@ -44,7 +44,7 @@ func parseWrk(text string) (load, error) {
 		return l, fmt.Errorf("running wrk: %s", bad)
 	}
 	rate := regexp.MustCompile(`(?m)^Requests/sec:\s+([0-9.]+)$`).FindStringSubmatch(text)
-	p99 := regexp.MustCompile(`(?m)^\s+99%\s+([0-9.]+(?:us|ms|s|m|h))$`).FindStringSubmatch(text)
+	p99 := regexp.MustCompile(`(?m)^\s+99%\s+([0-9.]+(?:us|ms|s|m|h))[ \t]*$`).FindStringSubmatch(text)
 	if rate == nil || p99 == nil {
 		return l, fmt.Errorf("running wrk: cannot read its output: %s", text)
 	}

@@ -31,7 +31,7 @@ func TestParseWrk(t *testing.T) {
 	}{
 		{"milliseconds", wrkGood, load{rate: 75012.34, p99: 4.6}, false},
 		{"microseconds", strings.Replace(wrkGood, "4.60ms", "460.00us", 1), load{rate: 75012.34, p99: 0.46}, false},
-		{"seconds", strings.Replace(wrkGood, "4.60ms", "1.50s", 1), load{rate: 75012.34, p99: 1500}, false},
+		{"seconds, which wrk pads", strings.Replace(wrkGood, "4.60ms", "1.50s ", 1), load{rate: 75012.34, p99: 1500}, false},
 		{"wrong statuses", strings.Replace(wrkGood, "Requests/sec", "  Non-2xx or 3xx responses: 5\nRequests/sec", 1), load{}, true},
 		{"socket errors", strings.Replace(wrkGood, "Requests/sec", "  Socket errors: connect 0, read 7, write 0, timeout 0\nRequests/sec", 1), load{}, true},
 		{"no rate", strings.Replace(wrkGood, "Requests/sec", "Requests", 1), load{}, true},
