@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -288,6 +289,63 @@ func TestSendfile(t *testing.T) {
 		}
 		if got := l.readFrom.Load() - before; got < int64(len(want))-2<<10 {
 			t.Errorf("%q: got %d bytes by ReadFrom, want nearly all of %d", rng, got, len(want))
+		}
+	}
+}
+
+// spooled is a fill that hands its bytes on out of a file, as a node does that
+// lets waiters read the growing temporary file.
+type spooled struct {
+	*os.File
+
+	size int64
+	err  error
+}
+
+func (s *spooled) Read([]byte) (int, error) { panic("a fill that can hand its bytes on was read") }
+
+func (s *spooled) WriteTo(w io.Writer) (n int64, err error) {
+	for n < s.size {
+		m, err := io.Copy(w, io.LimitReader(s.File, min(1<<20, s.size-n)))
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, s.err
+}
+
+// TestSendfileOfFills proves the same for a fill, whose last byte is held back.
+func TestSendfileOfFills(t *testing.T) {
+	t.Parallel()
+	content := bytes.Repeat([]byte("0123456789abcdef"), 3<<20/16)
+	for _, sized := range []bool{true, false} {
+		for _, broken := range []error{nil, errUnexpected} {
+			c := newFakeCache(t)
+			c.on(zipName, func(context.Context, cache.Request) (*cache.Object, error) {
+				o := file(t, content, cache.Object{Source: cache.Upstream})
+				f, _ := o.Body.(*os.File)
+				o.Body = &spooled{f, o.Size, broken}
+				if !sized {
+					o.Size = -1
+				}
+				return o, nil
+			})
+			tcp, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &countingListener{Listener: tcp}
+			addr := startOn(t, l, gateway.Server(newGateway(t, gateway.Config{Cache: c}), nil))
+			r := raw(t, addr, "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			got, err := io.ReadAll(r.Body)
+			if broken == nil && (err != nil || !bytes.Equal(got, content)) || broken != nil && err == nil {
+				t.Errorf("sized %v, broken by %v: got %d of %d bytes and %v", sized, broken, len(got), len(content), err)
+			}
+			// Chunks have to be written one by one.
+			if sent := l.readFrom.Load(); sized && sent < int64(len(content))-64<<10 {
+				t.Errorf("got %d bytes by ReadFrom, want nearly all of %d", sent, len(content))
+			}
 		}
 	}
 }
