@@ -1,0 +1,85 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// newLogger returns the logger for w: text for people on a terminal, JSON for
+// programs elsewhere, unless format says which.
+func newLogger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level}
+	if format == "" {
+		format = "json"
+		if isTerminal(w) {
+			format = "text"
+		}
+	}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	default:
+		return nil, usagef("--log-format %q is neither text nor json", format)
+	}
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(s)); err != nil {
+		return 0, usagef("--log-level %q is none of debug, info, warn and error", s)
+	}
+	return level, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// logDelay is how long a log line may wait for others, so that a busy gateway
+// does not pay a system call for each.
+const logDelay = 100 * time.Millisecond
+
+// batchWriter collects lines and writes them at least every logDelay.
+type batchWriter struct {
+	mu    sync.Mutex
+	buf   *bufio.Writer
+	timer *time.Timer // runs while buf holds something
+}
+
+func newBatchWriter(w io.Writer) *batchWriter {
+	return &batchWriter{buf: bufio.NewWriterSize(w, 64<<10)}
+}
+
+// Write takes one or more whole lines.
+func (b *batchWriter) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.timer == nil {
+		b.timer = time.AfterFunc(logDelay, b.Flush)
+	}
+	if b.buf.Available() < len(p) {
+		if err := b.buf.Flush(); err != nil {
+			return 0, err
+		}
+	}
+	return b.buf.Write(p)
+}
+
+// Flush writes what has been collected.
+func (b *batchWriter) Flush() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.timer = nil
+	_ = b.buf.Flush() // nobody is left to be told
+}

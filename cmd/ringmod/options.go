@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/upstream"
+)
+
+// options are the settings of a process, by flag, environment variable or
+// configuration file.
+type options struct {
+	httpAddr, grpcAddr, gossipAddr, adminAddr string
+
+	nodeID, region, zone string
+	dataDir              string
+
+	upstream, private string
+	sumdbs            []string
+	offline           bool
+	contact           string
+
+	tlsCert, tlsKey string
+
+	logLevel, logFormat string
+	config              string
+}
+
+func (o *options) bind(flags *pflag.FlagSet) {
+	flags.SortFlags = false
+	flags.StringVar(&o.httpAddr, "http-addr", "127.0.0.1:8080", "`address` of the GOPROXY protocol, /healthz, /readyz and the web page")
+	flags.StringVar(&o.grpcAddr, "grpc-addr", "127.0.0.1:8082", "`address` of the node's gRPC services")
+	flags.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "`address` of /metrics, /debug/pprof, /healthz and /readyz")
+	flags.StringVar(&o.gossipAddr, "gossip-addr", "127.0.0.1:8083", "`address` for cluster membership; a single process does not open it")
+	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
+	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this node (default: the host name, kept in the data folder)")
+	flags.StringVar(&o.region, "region", "default", "`region` of this process")
+	flags.StringVar(&o.zone, "zone", "", "`zone` of this process within its region")
+	flags.StringVar(&o.upstream, "upstream", "", "where modules come from, in GOPROXY `syntax` (default: what 'go env GOPROXY' says)")
+	flags.StringVar(&o.private, "private", "", "`patterns` of private modules, as in GOPRIVATE (default: what 'go env GOPRIVATE' says)")
+	flags.StringArrayVar(&o.sumdbs, "sumdb", []string{"sum.golang.org"}, "checksum `database` in GOSUMDB syntax, repeatable; the first one verifies; 'off' for none")
+	flags.BoolVar(&o.offline, "offline", false, "never contact an upstream")
+	flags.StringVar(&o.contact, "contact", "", "`URL` for the User-Agent towards upstreams")
+	flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file`: serve developers over HTTPS")
+	flags.StringVar(&o.tlsKey, "tls-key", "", "key `file` of --tls-cert")
+	flags.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
+	flags.StringVar(&o.logFormat, "log-format", "", "`format`: text or json (default: text on a terminal, else json)")
+	flags.StringVar(&o.config, "config", "", "YAML `file` with any of these settings, keyed by flag name")
+}
+
+// resolve fills in what depends on the machine and checks what can be checked
+// without I/O on the network.
+func (o *options) resolve() error {
+	if (o.tlsCert == "") != (o.tlsKey == "") {
+		return usagef("--tls-cert and --tls-key go together")
+	}
+	if o.dataDir == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return usagef("no cache folder for this user (%w); give --data-dir", err)
+		}
+		o.dataDir = filepath.Join(dir, "ringmod")
+	}
+	if o.offline {
+		o.upstream = "off"
+	}
+	if o.upstream == "" {
+		list, err := goEnv("GOPROXY")
+		if err != nil {
+			return usagef("asking the go command for GOPROXY: %w; give --upstream", err)
+		}
+		o.upstream = list
+	}
+	if o.private == "" {
+		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
+	}
+	return o.checkSources()
+}
+
+// checkSources finds mistakes in --upstream and --sumdb before anything is
+// opened.
+func (o *options) checkSources() error {
+	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
+		return usagef("--upstream: %w", err)
+	}
+	if slices.Contains(o.sumdbs, "off") {
+		if len(o.sumdbs) > 1 {
+			return usagef("--sumdb off stands alone")
+		}
+		o.sumdbs = nil
+	}
+	for _, s := range o.sumdbs {
+		if _, err := sumdb.ParseSpec(s); err != nil {
+			return usagef("--sumdb %q: %w", s, err)
+		}
+	}
+	return nil
+}
+
+// goEnv returns what 'go env' says.
+func goEnv(name string) (string, error) {
+	out, err := exec.Command("go", "env", name).Output() //nolint:noctx // local and instant
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return "", fmt.Errorf("%s", firstLine(exit.Stderr))
+	}
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func firstLine(b []byte) []byte {
+	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
+	return line
+}
+
+const nodeIDFile = "node-id"
+
+// identity returns the node's id: the one kept in the data folder, which stays
+// the same when the host is renamed, or a new one that is kept from now on.
+func (o *options) identity() (string, error) {
+	file := filepath.Join(o.dataDir, nodeIDFile)
+	kept, err := os.ReadFile(file)
+	id := strings.TrimSpace(string(kept))
+	switch {
+	case err == nil && id != "" && o.nodeID != "" && o.nodeID != id:
+		return "", usagef("the data folder %s belongs to node %q, not %q; give --node-id %s or another --data-dir", o.dataDir, id, o.nodeID, id)
+	case err == nil && id != "":
+		return id, nil
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return "", err
+	}
+	id = o.nodeID
+	if id == "" {
+		if id, err = os.Hostname(); err != nil {
+			return "", usagef("no host name (%w); give --node-id", err)
+		}
+	}
+	if err := checkName(id); err != nil {
+		return "", usagef("--node-id %q: %w", id, err)
+	}
+	return id, os.WriteFile(file, []byte(id+"\n"), 0o644)
+}
+
+// checkName accepts what can stand in headers, log lines and ring keys.
+func checkName(s string) error {
+	if s == "" || len(s) > 64 {
+		return errors.New("want 1 to 64 characters")
+	}
+	for _, c := range s {
+		if c <= ' ' || c > '~' || strings.ContainsRune(`|"\,;`, c) {
+			return fmt.Errorf("the character %q is not allowed", c)
+		}
+	}
+	return nil
+}

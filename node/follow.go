@@ -1,0 +1,148 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+)
+
+// follow turns a fill into an answer: at once readable where req allows, else
+// when the object is complete.
+func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started bool) (*cache.Object, error) {
+	source := cache.Inflight
+	if started {
+		source = cache.Upstream
+	}
+	for {
+		s := f.state()
+		switch {
+		case s.err != nil:
+			return nil, s.err
+		case s.data != nil:
+			return n.bytesObject(req.Target, s.data, source), nil
+		case s.done:
+			return n.stored(ctx, req.Target, source)
+		case s.pending != nil && !req.Whole:
+			return n.openFill(ctx, f, s, req.Target, source)
+		}
+		select {
+		case <-s.changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// stored opens what a fill has just stored. Absence here means that storing it
+// did not succeed.
+func (n *Node) stored(ctx context.Context, t target.Target, source cache.Source) (*cache.Object, error) {
+	obj, err := n.held(ctx, t)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &cache.Error{Reason: cache.Busy, Text: "the cache could not store " + t.Describe() + "; see its log"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	obj.Source = source
+	return obj, nil
+}
+
+func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.Target, source cache.Source) (*cache.Object, error) {
+	file, err := s.pending.Open()
+	if err != nil { // it was stored or given up in this moment
+		return n.stored(ctx, t, source)
+	}
+	return &cache.Object{
+		Size: s.size, Private: n.private(t), Source: source,
+		Body: &fillReader{flight: f, file: file, gone: ctx.Done()},
+	}, nil
+}
+
+// bytesObject is the answer for a small object or document.
+func (n *Node) bytesObject(t target.Target, data []byte, source cache.Source) *cache.Object {
+	return &cache.Object{
+		Size: int64(len(data)), SHA256: sha256.Sum256(data), Private: n.private(t), Source: source,
+		Body: bytesBody{bytes.NewReader(data)},
+	}
+}
+
+// bytesBody is an object in memory; it can seek.
+type bytesBody struct{ *bytes.Reader }
+
+func (bytesBody) Close() error { return nil }
+
+// fillReader reads a zip while it is being written, never beyond what the
+// flight has released.
+type fillReader struct {
+	flight *flight
+	file   store.File
+	gone   <-chan struct{} // closed when the caller has left
+	offset int64
+}
+
+// wait returns how many bytes can be read now, 0 at the end.
+func (r *fillReader) wait() (int64, error) {
+	for {
+		s := r.flight.state()
+		switch {
+		case s.readable > r.offset:
+			return s.readable - r.offset, nil
+		case s.verified:
+			return 0, nil
+		case s.err != nil:
+			return 0, s.err
+		}
+		select {
+		case <-s.changed:
+		case <-r.gone:
+			return 0, context.Canceled
+		}
+	}
+}
+
+// Read yields what has been released; its errors are the fill's.
+func (r *fillReader) Read(p []byte) (int, error) {
+	available, err := r.wait()
+	if err != nil {
+		return 0, err
+	}
+	if available == 0 {
+		return 0, io.EOF
+	}
+	n, err := r.file.ReadAt(p[:min(int64(len(p)), available)], r.offset)
+	r.offset += int64(n)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// WriteTo hands the bytes on as they come; from a file to a socket the kernel
+// does the copying.
+func (r *fillReader) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
+		return 0, err
+	}
+	for {
+		available, err := r.wait()
+		if err != nil || available == 0 {
+			return total, err
+		}
+		n, err := io.CopyN(w, r.file, available)
+		r.offset += n
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+func (r *fillReader) Close() error { return r.file.Close() }

@@ -1,0 +1,93 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/verify"
+)
+
+// inspectTimeout bounds the checksum database's part of one inspection.
+const inspectTimeout = 10 * time.Second
+
+// Inspector decides whether a file that the store finds without an index entry
+// is what its name says: after a lost index, or when files were put there by
+// hand.
+type Inspector struct {
+	verifier  *verify.Verifier
+	databases atomic.Pointer[[]*sumdb.DB]
+}
+
+// NewInspector returns an Inspector that checks form only until Use.
+func NewInspector(v *verify.Verifier) *Inspector { return &Inspector{verifier: v} }
+
+// Use makes the inspector ask the first of dbs, too.
+func (i *Inspector) Use(dbs []*sumdb.DB) { i.databases.Store(&dbs) }
+
+// Inspect returns the h1 of the file named by a target, or why it must not be
+// served. A checksum database that cannot be asked does not condemn a file: it
+// may be the last copy, and zips carry checksums of their own.
+func (i *Inspector) Inspect(name string, f *os.File) (h1 string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), inspectTimeout)
+	defer cancel()
+	t, err := target.Parse(name)
+	if err != nil {
+		return "", err
+	}
+	h1, err = i.form(ctx, t, f)
+	if err != nil || h1 == "" {
+		return "", err
+	}
+	if dbs := i.databases.Load(); dbs != nil && len(*dbs) > 0 {
+		if err := (*dbs)[0].Check(ctx, t.Module(), t.Kind, h1); cache.ReasonOf(err) == cache.Mismatch {
+			return "", err
+		}
+	}
+	return h1, nil
+}
+
+func (i *Inspector) form(ctx context.Context, t target.Target, f *os.File) (h1 string, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if t.Kind == target.Zip {
+		return i.verifier.Zip(ctx, t.Module(), f, info.Size())
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return "", err
+	}
+	switch t.Kind {
+	case target.Mod:
+		return verify.Mod(t, data)
+	case target.Info:
+		return "", verify.Info(t, data)
+	case target.SumdbSupported:
+		if len(data) > 0 {
+			err = errors.New("is not empty")
+		}
+		return "", err
+	case target.SumdbLookup:
+		_, _, _, err := tlog.ParseRecord(data)
+		return "", err
+	case target.SumdbTile:
+		tile, err := tlog.ParseTilePath(t.Rest)
+		if err == nil && tile.L >= 0 && len(data) != tile.W*tlog.HashSize {
+			err = fmt.Errorf("holds %d bytes, not %d hashes", len(data), tile.W)
+		}
+		return "", err
+	default:
+		return "", fmt.Errorf("%s is not kept as a file", t.Kind)
+	}
+}

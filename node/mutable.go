@@ -1,0 +1,222 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/module"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/upstream"
+	"github.com/ringmod/ringmod/node/verify"
+)
+
+// Ages of mutable answers (DESIGN section 8).
+const (
+	freshFor        = time.Minute
+	staleWhile      = 10 * time.Minute // served at once while one refresh runs
+	staleOnError    = 7 * 24 * time.Hour
+	refreshTimeout  = time.Minute
+	troubledBackoff = 5 * time.Second // between refreshes while upstream fails and there is something stale
+)
+
+// refresh is one conversation with upstream about a mutable target, shared by
+// all who wait for it.
+type refresh struct {
+	done chan struct{}
+	doc  store.Document
+	err  error
+}
+
+// mutable answers list, latest and queries.
+func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	t := req.Target
+	doc, err := n.cfg.Documents.Document(t.String())
+	have := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		n.log.ErrorContext(ctx, "reading a document", "key", t.String(), "err", err)
+	}
+	age := time.Since(doc.Fetched)
+	switch {
+	case have && age >= 0 && age < freshFor:
+		return n.document(t, doc, cache.Disk, false), nil
+	case req.Mode != cache.AllowFill || n.cfg.Upstream.Offline():
+		return n.withoutUpstream(ctx, t, doc, have, nil)
+	case have && age < staleOnError && n.isTroubled(t):
+		return n.withoutUpstream(ctx, t, doc, have, nil)
+	case have && age >= 0 && age < freshFor+staleWhile:
+		n.startRefresh(ctx, t, doc)
+		return n.document(t, doc, cache.Disk, true), nil
+	}
+	if err := n.absent.get(t.String()); err != nil {
+		return n.withoutUpstream(ctx, t, doc, have, err)
+	}
+	r, started := n.startRefresh(ctx, t, doc)
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if r.err != nil {
+		return n.withoutUpstream(ctx, t, doc, have, r.err)
+	}
+	source := cache.Inflight
+	if started {
+		source = cache.Upstream
+	}
+	return n.document(t, r.doc, source, false), nil
+}
+
+// withoutUpstream answers from what is known: the last good document for a
+// week, then the versions that are held. cause is upstream's failure, nil where
+// upstream was not asked. That upstream says "absent" ends a query and a
+// latest, but not the list of a module whose versions are held: builds go on.
+func (n *Node) withoutUpstream(ctx context.Context, t target.Target, doc store.Document, have bool, cause error) (*cache.Object, error) {
+	if cause != nil && cache.ReasonOf(cause).Absent() && (t.Kind != target.List || len(n.heldVersions(ctx, t)) == 0) {
+		return nil, cause
+	}
+	if have && (n.cfg.Upstream.Offline() || time.Since(doc.Fetched) < staleOnError) {
+		return n.document(t, doc, cache.Disk, true), nil
+	}
+	if body := n.fromHeld(ctx, t); body != nil {
+		obj := n.bytesObject(t, body, cache.Disk)
+		obj.Stale = true
+		return obj, nil
+	}
+	switch {
+	case cause != nil:
+		return nil, cause
+	case n.cfg.Upstream.Offline():
+		return nil, offline(t)
+	default:
+		return nil, notCached(t)
+	}
+}
+
+func (n *Node) document(t target.Target, doc store.Document, source cache.Source, stale bool) *cache.Object {
+	obj := n.bytesObject(t, doc.Body, source)
+	obj.Age = max(0, time.Since(doc.Fetched))
+	obj.TTL = max(0, freshFor-obj.Age)
+	obj.Stale = stale
+	n.cfg.Metrics.answered(t.Kind, source)
+	return obj
+}
+
+// startRefresh joins the running refresh of t or starts one.
+func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r := n.refreshes[t.String()]; r != nil {
+		return r, false
+	}
+	r = &refresh{done: make(chan struct{})}
+	n.refreshes[t.String()] = r
+	n.running.Go(func() {
+		defer n.endRefresh(t, r)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
+		defer cancel()
+		defer context.AfterFunc(n.stopping, cancel)()
+		start := time.Now()
+		r.err = errStopping // what waiters get if runRefresh panics
+		r.doc, r.err = n.runRefresh(ctx, t, old)
+		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
+		if r.err != nil {
+			n.remember(t, r.err)
+			n.logFailure(ctx, t, r.err)
+		}
+	})
+	return r, true
+}
+
+func (n *Node) endRefresh(t target.Target, r *refresh) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.refreshes, t.String())
+	if r.err != nil && !cache.ReasonOf(r.err).Absent() {
+		n.troubled[t.String()] = time.Now().Add(troubledBackoff)
+	} else {
+		delete(n.troubled, t.String())
+	}
+	close(r.done)
+}
+
+// isTroubled reports whether the last refresh of t failed a moment ago. It only
+// matters where there is something stale to answer with: trouble is not
+// remembered towards who has nothing.
+func (n *Node) isTroubled(t target.Target) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	until, ok := n.troubled[t.String()]
+	if ok && !time.Now().Before(until) {
+		delete(n.troubled, t.String())
+		return false
+	}
+	return ok
+}
+
+func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (store.Document, error) {
+	release, err := n.turn(ctx)
+	if err != nil {
+		return store.Document{}, err
+	}
+	defer release()
+	data, resp, err := n.fetch(ctx, t, upstream.Validators{ETag: old.ETag, LastModified: old.LastModified})
+	if err != nil {
+		return store.Document{}, err
+	}
+	doc := store.Document{
+		Body: data, Fetched: time.Now(), Source: resp.Source,
+		ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified,
+	}
+	if resp.NotModified {
+		doc.Body, doc.ETag, doc.LastModified = old.Body, old.ETag, old.LastModified
+	}
+	if err := checkDocument(t, doc.Body); err != nil {
+		return store.Document{}, err
+	}
+	n.confirm(t, doc.Body)
+	if err := n.cfg.Documents.PutDocument(t.String(), doc); err != nil {
+		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
+	}
+	return doc, nil
+}
+
+func checkDocument(t target.Target, body []byte) error {
+	if t.Kind == target.List {
+		return verify.List(t, body)
+	}
+	return verify.Info(t, body)
+}
+
+// confirm forgets the "no" for everything that a good answer has shown to
+// exist: a version that we list must not be answered with an old 404
+// (protocol.md F4).
+func (n *Node) confirm(t target.Target, body []byte) {
+	n.absent.forget(t.String())
+	versions := []string{}
+	if t.Kind == target.List {
+		for line := range bytes.Lines(body) {
+			if fields := strings.Fields(string(line)); len(fields) > 0 {
+				versions = append(versions, fields[0])
+			}
+		}
+	} else {
+		var info struct{ Version string }
+		_ = json.Unmarshal(body, &info) // checkDocument has seen it
+		versions = append(versions, info.Version)
+	}
+	for _, version := range versions {
+		for _, kind := range []target.Kind{target.Info, target.Mod, target.Zip} {
+			if file, err := target.ForVersion(module.Version{Path: t.Path, Version: version}, kind); err == nil {
+				n.absent.forget(file.String())
+			}
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"sync"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+)
+
+// How long upstream's "no" is repeated without asking again (DESIGN section 8).
+const (
+	notFoundTTL = time.Minute
+	goneTTL     = 10 * time.Minute
+	maxNegative = 64 << 10 // entries; beyond, old ones make room
+)
+
+// negatives remember that upstream has said 404 or 410, in memory: the entries
+// are short-lived, and a flood of absent names must not become disk writes.
+type negatives struct {
+	mu      sync.Mutex
+	entries map[string]negative
+}
+
+type negative struct {
+	err     *cache.Error
+	expires time.Time
+}
+
+func newNegatives() *negatives { return &negatives{entries: map[string]negative{}} }
+
+// get returns the remembered answer for name, or nil.
+func (ns *negatives) get(name string) error {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	e, ok := ns.entries[name]
+	if !ok {
+		return nil
+	}
+	if !time.Now().Before(e.expires) {
+		delete(ns.entries, name)
+		return nil
+	}
+	return e.err
+}
+
+func (ns *negatives) put(name string, err *cache.Error) {
+	ttl := notFoundTTL
+	if err.Reason == cache.Gone {
+		ttl = goneTTL
+	}
+	now := time.Now()
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if len(ns.entries) >= maxNegative {
+		ns.shrink(now)
+	}
+	ns.entries[name] = negative{err, now.Add(ttl)}
+}
+
+// shrink drops what has expired and, if that is not enough, half of the rest.
+func (ns *negatives) shrink(now time.Time) {
+	for name, e := range ns.entries {
+		if !now.Before(e.expires) {
+			delete(ns.entries, name)
+		}
+	}
+	for name := range ns.entries {
+		if len(ns.entries) < maxNegative/2 {
+			return
+		}
+		delete(ns.entries, name)
+	}
+}
+
+// forget drops the entry of name: something has shown that it exists.
+func (ns *negatives) forget(name string) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	delete(ns.entries, name)
+}

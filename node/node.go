@@ -1,0 +1,237 @@
+// Package node holds module versions and fetches what it lacks.
+//
+// A Node answers cache.Requests for every kind of target:
+//
+//   - Immutable objects (.info, .mod and .zip of canonical versions) come from
+//     the store; a miss is filled from upstream, once per object however many
+//     ask, verified, and stored. A .info or .mod never fetches a zip.
+//   - Mutable answers (list, @latest, queries) are documents with an age. They
+//     are fresh for 60 s, served stale while one refresh runs for 10 min more,
+//     and for 7 days when upstream fails. When there is none, list and @latest
+//     are made from the versions that are held.
+//   - Checksum database lookups and tiles are verified against the signed tree
+//     head and kept.
+//
+// What it promises:
+//
+//   - No byte of an object that did not verify is ever the last byte that a
+//     caller gets: a zip's last 64 KiB are held back until length, zip rules and
+//     checksum database agree; small objects are held back whole.
+//   - NotFound and Gone are upstream's word, remembered for 60 s and 10 min.
+//     No other failure is remembered as absence.
+//   - A fill belongs to the node, not to the caller that started it: callers
+//     come and go, the fill goes on at upstream's speed.
+//   - What is held never waits for a fill.
+//
+// It never forwards private names to a checksum database, and it knows nothing
+// of HTTP and of gateways.
+package node
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/upstream"
+	"github.com/ringmod/ringmod/node/verify"
+)
+
+// Upstream is the world outside, in GOPROXY terms. Errors are *cache.Error.
+type Upstream interface {
+	// Fetch opens the bytes of a module target. The caller closes the body; a
+	// read that fails is an error, never a short end.
+	Fetch(ctx context.Context, t target.Target, v upstream.Validators) (*upstream.Response, error)
+	// Offline reports that there is no source at all.
+	Offline() bool
+}
+
+// Limits of a node (cluster.md 4.12 and 4.18).
+const (
+	DefaultFills = 64               // fills that run at once
+	maxQueued    = 8192             // fills that wait for their turn
+	queueWait    = 30 * time.Second // how long one may wait for it
+	fillTimeout  = 30 * time.Minute // for one fill: 500 MiB at 300 KiB/s
+)
+
+// Config says what a Node works with.
+type Config struct {
+	Store     store.Store
+	Documents store.Documents
+	Upstream  Upstream
+	// Databases are the checksum databases by preference: the first verifies
+	// what is filled. None: nothing is verified but form and length.
+	Databases []*sumdb.DB
+	Writes    *WriteBehind // shared with the databases; nil = one of its own
+	Verifier  *verify.Verifier
+	Private   string       // GOPRIVATE patterns
+	Fills     int          // concurrent fills; 0 = DefaultFills
+	Metrics   *Metrics     // nil = not measured
+	Logger    *slog.Logger // nil = silent
+}
+
+// Node answers requests. Its methods may be called concurrently.
+type Node struct {
+	cfg    Config
+	log    *slog.Logger
+	writes *WriteBehind
+	absent *negatives
+
+	fills    *semaphore.Weighted
+	stop     context.CancelCauseFunc
+	stopping context.Context //nolint:containedctx // the life of all fills, ended by Run
+	running  sync.WaitGroup
+
+	flights flights
+
+	mu        sync.Mutex
+	refreshes map[string]*refresh  // by target
+	troubled  map[string]time.Time // mutable targets whose refresh failed: not again before
+}
+
+var errStopping = errors.New("the node is stopping")
+
+// New returns a node. It does no I/O.
+func New(cfg Config) *Node {
+	if cfg.Fills == 0 {
+		cfg.Fills = DefaultFills
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Verifier == nil {
+		cfg.Verifier = verify.New(0)
+	}
+	if cfg.Writes == nil {
+		cfg.Writes = NewWriteBehind(cfg.Store, cfg.Logger)
+	}
+	ctx, stop := context.WithCancelCause(context.Background())
+	return &Node{
+		cfg: cfg, log: cfg.Logger, writes: cfg.Writes, absent: newNegatives(),
+		fills: semaphore.NewWeighted(int64(cfg.Fills)), stop: stop, stopping: ctx,
+		flights: flights{running: map[string]*flight{}}, refreshes: map[string]*refresh{}, troubled: map[string]time.Time{},
+	}
+}
+
+// Run blocks until ctx is done, then lets the fills that run finish for at most
+// grace, ends the others, and returns when everything verified is stored.
+func (n *Node) Run(ctx context.Context, grace time.Duration) error {
+	<-ctx.Done()
+	done := make(chan struct{})
+	go func() {
+		n.running.Wait()
+		close(done)
+	}()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+		n.log.WarnContext(ctx, "ending fills that did not finish in time", "grace_ms", grace.Milliseconds())
+		n.stop(errStopping)
+		<-done
+	}
+	n.stop(errStopping)
+	n.writes.Wait()
+	return nil
+}
+
+// Get answers req. Errors are *cache.Error. The caller closes the body.
+func (n *Node) Get(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	t := req.Target
+	switch {
+	case t.Kind.Sumdb():
+		return n.sumdbObject(ctx, req)
+	case t.Kind.Immutable():
+		return n.object(ctx, req)
+	default:
+		return n.mutable(ctx, req)
+	}
+}
+
+// private reports whether the module of t matches the private patterns.
+func (n *Node) private(t target.Target) bool {
+	return t.Path != "" && module.MatchPrefixPatterns(n.cfg.Private, t.Path)
+}
+
+// object answers an immutable object of a module version.
+func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	held, err := n.held(ctx, req.Target)
+	if err == nil {
+		n.cfg.Metrics.answered(req.Target.Kind, cache.Disk)
+		return held, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if req.Mode == cache.Peek {
+		return nil, notCached(req.Target)
+	}
+	f, started, err := n.flight(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	obj, err := n.follow(ctx, f, req, started)
+	if err == nil {
+		n.cfg.Metrics.answered(req.Target.Kind, obj.Source)
+	}
+	return obj, err
+}
+
+// held returns what is stored, or is about to be. fs.ErrNotExist: neither.
+func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error) {
+	if data, ok := n.writes.Pending(t.String()); ok {
+		return n.bytesObject(t, data, cache.Disk), nil
+	}
+	obj, err := n.cfg.Store.Open(ctx, t.String())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err != nil {
+		n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
+		return nil, &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
+	}
+	return &cache.Object{
+		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored,
+		Private: n.private(t), Source: cache.Disk, Body: obj.File,
+	}, nil
+}
+
+// flight joins the fill of req's target or starts one where that is allowed.
+func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, started bool, err error) {
+	t := req.Target
+	if f := n.flights.join(t.String()); f != nil {
+		return f, false, nil
+	}
+	if err := n.absent.get(t.String()); err != nil {
+		return nil, false, err
+	}
+	if req.Mode != cache.AllowFill {
+		return nil, false, notCached(t)
+	}
+	if n.cfg.Upstream.Offline() {
+		return nil, false, offline(t)
+	}
+	f, started, err = n.flights.start(t.String(), maxQueued)
+	if started {
+		n.running.Go(func() { n.fill(context.WithoutCancel(ctx), t, f) })
+	}
+	return f, started, err
+}
+
+func notCached(t target.Target) error {
+	return &cache.Error{Reason: cache.NotCached, Text: t.Describe() + " is not in the cache, and the request forbids fetching it"}
+}
+
+func offline(t target.Target) error {
+	return &cache.Error{Reason: cache.NotCached, Text: t.Describe() + " is not in the cache, which is offline (--offline or --upstream off)"}
+}

@@ -1,0 +1,243 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// format is the number of the layout below the data directory. Raise it when
+// an older ringmod would harm what is there.
+const format = 1
+
+// DiskConfig says where a Disk is and how it judges files.
+type DiskConfig struct {
+	// Dir is the data directory; made when missing. Required.
+	Dir string
+	// Inspect checks the content of a file that has no index entry (index lost,
+	// file restored by hand) and returns its h1, "" where there is none. An error
+	// means that the content is wrong: the file is set aside. It may move f's
+	// offset and must not close it. nil accepts nothing.
+	Inspect func(name string, f *os.File) (h1 string, err error)
+	// Logger takes what an operator should know; nil means nobody.
+	Logger *slog.Logger
+}
+
+// Disk keeps objects as plain files and everything else in one bbolt file:
+//
+//	<dir>/objects/<name>  the objects, in the layout of the go command's download cache:
+//	                      GOPROXY=file://<dir>/objects works, lists included
+//	<dir>/index.db        entries of the objects, and the documents
+//	<dir>/quarantine/     bad copies, at most 1 GiB or 1000 files, the oldest go first
+//	<dir>/tmp/            objects being written, emptied at start
+//	<dir>/format          number of this layout
+//	<dir>/lock            locked by the process that uses the directory
+//
+// The files are what counts. An index that is missing or damaged is replaced by an
+// empty one, and the objects come back into it as they are asked for or
+// found by a walk in the background, after DiskConfig.Inspect has passed them. Documents
+// that were in it are gone.
+//
+// What is made outside ringmod below objects is left alone until its name is asked
+// for or the index is rebuilt. Empty folders stay.
+type Disk struct {
+	dir        string
+	inspect    func(name string, f *os.File) (string, error)
+	logger     *slog.Logger
+	lock       *os.File
+	index      *index
+	dirs       dirs
+	verified   *verified
+	buffers    buffers
+	quarantine quarantine
+	temps      atomic.Uint64           // number of temporary files made
+	step       func(step string) error // tests stop a commit here, and count checks
+
+	names keyLock // by name: held while its file and entry may disagree
+
+	rebuild chan struct{} // asks for a walk
+	cancel  context.CancelFunc
+	running sync.WaitGroup // the walk
+	closing sync.Once
+}
+
+// OpenDisk opens the data directory, or makes it. Its errors are made for the
+// terminal: the directory cannot be written, is used by another process or was
+// written by a newer ringmod.
+func OpenDisk(cfg DiskConfig) (*Disk, error) {
+	d := &Disk{
+		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger,
+		verified: newVerified(), rebuild: make(chan struct{}, 1),
+		step: func(string) error { return nil },
+	}
+	if d.logger == nil {
+		d.logger = slog.New(slog.DiscardHandler)
+	}
+	d.dirs.root = filepath.Join(d.dir, "objects")
+	d.quarantine.dir = filepath.Join(d.dir, "quarantine")
+	if err := d.open(); err != nil {
+		if d.lock != nil {
+			d.lock.Close()
+		}
+		return nil, fmt.Errorf("opening data directory %s: %w", d.dir, explain(err))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.cancel = cancel
+	d.running.Go(func() { d.rebuilds(ctx) })
+	return d, nil
+}
+
+// Close stops the walk, waits for writes to the index and lets the directory go.
+// Files that were handed out stay open; commits under way fail with fs.ErrClosed.
+func (d *Disk) Close() error {
+	var err error
+	d.closing.Do(func() {
+		d.cancel()
+		d.running.Wait()
+		err = errors.Join(d.index.close(), d.lock.Close())
+	})
+	return err
+}
+
+func (d *Disk) open() error {
+	if err := os.MkdirAll(d.dir, 0o777); err != nil {
+		return err
+	}
+	if err := d.takeLock(); err != nil {
+		return err
+	}
+	if err := d.checkFormat(); err != nil {
+		return err
+	}
+	for _, name := range []string{"objects", "tmp", "quarantine"} {
+		if err := os.MkdirAll(filepath.Join(d.dir, name), 0o777); err != nil {
+			return err
+		}
+	}
+	if err := d.sweep(); err != nil {
+		return err
+	}
+	if err := d.quarantine.trim(); err != nil {
+		return err
+	}
+	var err error
+	d.index, err = openIndex(filepath.Join(d.dir, "index.db"), d.logger, d.wantRebuild)
+	if err != nil {
+		return err
+	}
+	if !d.complete() {
+		d.wantRebuild()
+	}
+	return syncDir(d.dir)
+}
+
+var (
+	errInUse    = errors.New("in use by another process")
+	errReadOnly = errors.New("not writable")
+	errNoDir    = errors.New("not a directory")
+)
+
+// explain puts the usual reasons in words and keeps the cause.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return errInUse
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w: %w", errNoDir, err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: %w", errReadOnly, err)
+	default:
+		return err
+	}
+}
+
+func (d *Disk) takeLock() error {
+	f, err := os.OpenFile(filepath.Join(d.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return err
+	}
+	d.lock = f
+	ok, err := lockFile(f)
+	if err != nil {
+		return fmt.Errorf("locking: %w", err)
+	}
+	if !ok {
+		return errInUse
+	}
+	return nil
+}
+
+func (d *Disk) checkFormat() error {
+	path := filepath.Join(d.dir, "format")
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return writeFormat(path)
+	}
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	switch {
+	case err != nil || n < 1:
+		return fmt.Errorf("its file named format holds %.20q and not a number; write %d into it if this is ringmod's", b, format)
+	case n > format:
+		return fmt.Errorf("written by a newer version (format %d, this one knows %d); upgrade or choose another directory", n, format)
+	default:
+		return nil
+	}
+}
+
+func writeFormat(path string) error {
+	f, err := os.Create(path + ".new")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, format)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// sweep removes what an earlier process was writing.
+func (d *Disk) sweep() error {
+	entries, err := os.ReadDir(filepath.Join(d.dir, "tmp"))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(d.dir, "tmp", e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createTemp makes a file in tmp. Its mode lets others read the object later.
+func (d *Disk) createTemp() (*os.File, error) {
+	path := filepath.Join(d.dir, "tmp", strconv.FormatUint(d.temps.Add(1), 10))
+	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+}
+
+// path returns the file of an object.
+func (d *Disk) path(op, name string) (string, error) {
+	if err := checkName(op, name); err != nil {
+		return "", err
+	}
+	local, err := filepath.Localize(name)
+	if err != nil || !filepath.IsLocal(local) {
+		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	return filepath.Join(d.dirs.root, local), nil
+}

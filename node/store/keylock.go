@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"sync"
+)
+
+// keyLock is one lock per key, for keys that come and go.
+type keyLock struct {
+	mu   sync.Mutex
+	held map[string]chan struct{} // closed when the key is released
+}
+
+// lock waits until key is free and takes it. The caller calls release.
+func (l *keyLock) lock(ctx context.Context, key string) (release func(), err error) {
+	for {
+		busy := l.try(key)
+		if busy == nil {
+			return func() { l.release(key) }, nil
+		}
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// try takes key and returns nil, or returns what is closed when it is released.
+func (l *keyLock) try(key string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if busy, ok := l.held[key]; ok {
+		return busy
+	}
+	if l.held == nil {
+		l.held = make(map[string]chan struct{})
+	}
+	l.held[key] = make(chan struct{})
+	return nil
+}
+
+func (l *keyLock) release(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	close(l.held[key])
+	delete(l.held, key)
+}

@@ -1,0 +1,109 @@
+package store
+
+import (
+	"context"
+	"io/fs"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Mem keeps everything in memory, without bound, for tests and simulations.
+type Mem struct {
+	mu        sync.RWMutex
+	objects   map[string]memObject
+	documents map[string]Document
+}
+
+type memObject struct {
+	entry Entry
+	data  *memData
+}
+
+// NewMem returns an empty Mem.
+func NewMem() *Mem {
+	return &Mem{objects: make(map[string]memObject), documents: make(map[string]Document)}
+}
+
+// Open implements Store.
+func (m *Mem) Open(ctx context.Context, name string) (*Object, error) {
+	if err := checkName("open", name); err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	o, ok := m.objects[name]
+	if !ok {
+		return nil, notExist(name)
+	}
+	return &Object{Entry: o.entry, File: o.data.open()}, nil
+}
+
+// Create implements Store.
+func (m *Mem) Create(name string) (Pending, error) {
+	if err := checkName("create", name); err != nil {
+		return nil, err
+	}
+	if derived(name) {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
+	}
+	return &memPending{mem: m, name: name, sum: newSummer(), data: new(memData)}, nil
+}
+
+// Remove implements Store.
+func (m *Mem) Remove(name string) error {
+	if err := checkName("remove", name); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, name)
+	return nil
+}
+
+// Walk implements Store.
+func (m *Mem) Walk(ctx context.Context, prefix string, visit func(Entry) bool) error {
+	m.mu.RLock()
+	objects := maps.Clone(m.objects)
+	m.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if strings.HasPrefix(name, prefix) && !visit(objects[name].entry) {
+			return nil
+		}
+	}
+	return ctx.Err()
+}
+
+// Document implements Documents.
+func (m *Mem) Document(name string) (Document, error) {
+	if err := checkName("open", name); err != nil {
+		return Document{}, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	doc, ok := m.documents[name]
+	if !ok {
+		return Document{}, notExist(name)
+	}
+	doc.Body = slices.Clone(doc.Body)
+	return doc, nil
+}
+
+// PutDocument implements Documents.
+func (m *Mem) PutDocument(name string, doc Document) error {
+	if err := checkName("create", name); err != nil {
+		return err
+	}
+	doc.Body = append([]byte{}, doc.Body...)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.documents[name] = doc
+	return nil
+}

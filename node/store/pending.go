@@ -1,0 +1,222 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// diskPending is an object being written to a temporary file.
+type diskPending struct {
+	disk *Disk
+	name string
+	path string // of the object
+
+	// The writer's.
+	sum    *summer
+	failed error // what the first bad Write met
+
+	mu        sync.Mutex
+	file      *os.File // nil after the end
+	committed fs.FileInfo
+}
+
+// Create implements Store.
+func (d *Disk) Create(name string) (Pending, error) {
+	path, err := d.path("create", name)
+	if err != nil {
+		return nil, err
+	}
+	if derived(name) {
+		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
+	}
+	f, err := d.createTemp()
+	if err != nil {
+		return nil, fmt.Errorf("creating %s: %w", name, err)
+	}
+	return &diskPending{disk: d, name: name, path: path, sum: newSummer(), file: f}, nil
+}
+
+func (p *diskPending) Write(b []byte) (int, error) {
+	f := p.current()
+	if f == nil {
+		return 0, fs.ErrClosed
+	}
+	if p.failed != nil {
+		return 0, p.failed
+	}
+	n, err := f.Write(b)
+	p.sum.Write(b[:n])
+	if err != nil {
+		p.failed = fmt.Errorf("writing %s: %w", p.name, err)
+	}
+	return n, p.failed
+}
+
+func (p *diskPending) current() *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.file
+}
+
+func (p *diskPending) Open() (File, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file != nil {
+		return openAs(p.file.Name(), nil)
+	}
+	if p.committed == nil {
+		return nil, fs.ErrClosed
+	}
+	return openAs(p.path, p.committed)
+}
+
+// openAs opens a file that must be want, where want is not nil.
+func openAs(path string, want fs.FileInfo) (File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if want == nil {
+		return f, nil
+	}
+	if info, err := f.Stat(); err != nil || !os.SameFile(info, want) {
+		f.Close()
+		return nil, notExist(path)
+	}
+	return f, nil
+}
+
+func (p *diskPending) Abort() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.file == nil {
+		return
+	}
+	p.file.Close()
+	os.Remove(p.file.Name()) // else the next start does it
+	p.file = nil
+}
+
+// Commit makes the object durable, in this order:
+//
+//	fsync(temporary file)
+//	mkdir and fsync(parent) for each new folder
+//	put entry, with a transaction's fsync, shared by commits at the same time
+//	rename(temporary file, object)
+//	fsync(folder)
+//
+// A crash leaves, up to the second fsync, a temporary file, which the next start
+// removes; then an entry without a file, which counts as absent; and after the
+// rename an object. When it replaces another one, a crash between entry and
+// rename leaves a file that does not fit its entry: it is set aside.
+func (p *diskPending) Commit(h1 string) (Entry, error) {
+	f := p.current()
+	if f == nil {
+		return Entry{}, fs.ErrClosed
+	}
+	if p.failed != nil {
+		p.Abort()
+		return Entry{}, p.failed
+	}
+	r := p.sum.record(p.name, h1)
+	if err := p.commit(f, r); err != nil {
+		if _, crashed := err.(*crash); !crashed {
+			p.Abort()
+		}
+		return Entry{}, fmt.Errorf("committing %s: %w", p.name, err)
+	}
+	return r.Entry, nil
+}
+
+// crash is how tests end a commit without any tidying up.
+type crash struct{}
+
+func (*crash) Error() string { return "crash" }
+
+func (p *diskPending) commit(f *os.File, r *record) error {
+	if err := p.disk.step("written"); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if info, err := f.Stat(); err != nil || info.Size() != r.Size {
+		return fmt.Errorf("temporary file: %w", errSize)
+	}
+	if err := p.disk.step("synced"); err != nil {
+		return err
+	}
+	if err := p.disk.dirs.ensure(filepath.Dir(p.path)); err != nil {
+		return err
+	}
+	if err := p.disk.step("folders"); err != nil {
+		return err
+	}
+	release, err := p.disk.names.lock(context.Background(), p.name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return p.publish(f, r)
+}
+
+// publish puts entry and file in place. The caller holds the name.
+func (p *diskPending) publish(f *os.File, r *record) error {
+	d := p.disk
+	old, _ := d.record(p.name)
+	if err := d.index.put(bucketObjects, p.name, r.encode()); err != nil {
+		return fmt.Errorf("indexing: %w", err)
+	}
+	if err := d.step("indexed"); err != nil {
+		return err
+	}
+	if err := p.rename(f); err != nil {
+		d.restore(p.name, old)
+		return err
+	}
+	if err := d.step("renamed"); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(p.path)); err != nil {
+		return err
+	}
+	// Not by the handle that has written: the name must lead to the object.
+	if info, err := os.Stat(p.path); err == nil && os.SameFile(info, p.committed) {
+		d.verified.add(checkedFile{entry: r.Entry, id: identityOf(info), at: time.Now()})
+	}
+	return nil
+}
+
+// rename ends the writing: from here on Open reads the object.
+func (p *diskPending) rename(f *os.File) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), p.path); err != nil {
+		return err
+	}
+	p.committed, p.file = info, nil
+	return f.Close()
+}
+
+// restore undoes the entry of a commit whose rename has failed. If that does not
+// work either, the next Open finds out.
+func (d *Disk) restore(name string, old *record) {
+	var err error
+	if old == nil {
+		err = d.index.remove(bucketObjects, name)
+	} else {
+		err = d.index.put(bucketObjects, name, old.encode())
+	}
+	if err != nil {
+		d.logger.Warn("entry of a failed commit not undone", "key", name, "err", err)
+	}
+}

@@ -1,0 +1,71 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Bounds of the quarantine.
+const (
+	maxQuarantineFiles = 1000
+	maxQuarantineBytes = 1 << 30
+)
+
+// quarantine keeps bad copies for whoever wants to know what happened to them.
+// File names begin with the time, so that their order is their age, and end with the
+// object's name as far as it fits.
+type quarantine struct {
+	dir string
+
+	mu   sync.Mutex
+	last int64 // time in the newest file's name, nanoseconds
+}
+
+// take moves the file at path in.
+func (q *quarantine) take(path, name string) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.last = max(q.last+1, time.Now().UnixNano())
+	flat := strings.ReplaceAll(name, "/", "%2f")
+	flat = flat[max(0, len(flat)-200):]
+	to := filepath.Join(q.dir, fmt.Sprintf("%019d-%s", q.last, flat))
+	if err := os.Rename(path, to); err != nil {
+		return err
+	}
+	return q.trimLocked()
+}
+
+func (q *quarantine) trim() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.trimLocked()
+}
+
+func (q *quarantine) trimLocked() error {
+	entries, err := os.ReadDir(q.dir)
+	if err != nil {
+		return err
+	}
+	files, bytes := 0, int64(0)
+	for _, e := range slices.Backward(entries) { // newest first
+		info, err := e.Info()
+		if err != nil {
+			continue
+		}
+		files, bytes = files+1, bytes+info.Size()
+		if files <= maxQuarantineFiles && bytes <= maxQuarantineBytes {
+			continue
+		}
+		if err := os.Remove(filepath.Join(q.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+package store_test
+
+import (
+	"testing"
+
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/store/storetest"
+)
+
+func TestMem(t *testing.T) {
+	t.Parallel()
+	storetest.Test(t, func(*testing.T) (store.Store, store.Documents) {
+		m := store.NewMem()
+		return m, m
+	})
+}
+
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	storetest.Test(t, func(t *testing.T) (store.Store, store.Documents) {
+		d, err := store.OpenDisk(store.DiskConfig{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return d, d
+	})
+}

@@ -1,0 +1,19 @@
+//go:build !linux && !darwin
+
+package store
+
+import (
+	"io/fs"
+	"os"
+)
+
+// lockFile leaves the locking to bbolt, which locks the index on every system.
+func lockFile(*os.File) (bool, error) { return true, nil }
+
+// syncDir does nothing: directories cannot be synced everywhere.
+func syncDir(string) error { return nil }
+
+// identityOf returns what changes whenever the bytes of the file do.
+func identityOf(info fs.FileInfo) identity {
+	return identity{size: info.Size(), changed: info.ModTime()}
+}

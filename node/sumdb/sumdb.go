@@ -1,0 +1,218 @@
+// Package sumdb is a verifying, caching client of one Go checksum database
+// (https://go.dev/design/25530-sumdb), made to answer others from what it keeps.
+//
+// To the fill it promises the hashes of a module version that the database
+// committed to; to developers it promises bodies that are the database's own, byte
+// for byte, which their go command verifies again. Nothing that comes from the
+// network is stored or answered before it is proven: a tree head by its
+// signature and by containing the head known before, a record and a hash tile by
+// their place in the tree, a data tile record by record.
+//
+// Heads only move forward. Whenever the head moves, each partial tile of the old
+// tree is fetched anew at its width in the new one. From this follows what makes
+// the cache complete: once some lookups were answered, a go command can be given the
+// same lookups in any order, with all the tiles that it wants for proving them,
+// without asking the network again.
+//
+// What is stored keeps being answered when the network is away. What storage
+// returns damaged counts as absent. A database that contradicts itself (a fork, a bad
+// signature, a record that is not in the tree) is reported as cache.Mismatch
+// and logged; the stored state stays as it was.
+//
+// Unlike golang.org/x/mod/sumdb.Client, a DB remembers no errors, keeps their identity
+// and can be cancelled. It decides nothing about private modules: who may not
+// be looked up is for the caller to know.
+package sumdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+)
+
+const (
+	workTimeout  = time.Minute      // for work that callers share, whoever leaves
+	vouchTimeout = 2 * time.Second  // for checking anew what is stored already
+	vouchPause   = 30 * time.Second // after that check could not reach the database
+	latestMaxAge = time.Minute      // of the head, when asked for the latest
+	latestPause  = time.Second      // between two requests for the head
+	tilesKept    = 1024             // in memory, of at most 8 KiB
+	pendingKept  = 256              // in memory, of at most 8 KiB
+	vouchedKept  = 8192             // names of records, in memory
+)
+
+// Remote reaches the database, through an upstream proxy or directly.
+type Remote interface {
+	// Fetch returns the body of t, one of the sumdb kinds. It bounds size and
+	// time. Errors are *cache.Error.
+	Fetch(ctx context.Context, t target.Target) ([]byte, error)
+}
+
+// Storage keeps verified bodies by the name of their target, for example
+// "sumdb/sum.golang.org/tile/8/0/001". The same name is only ever written with
+// other bytes when what was read under it had proven damaged.
+type Storage interface {
+	// ReadFile returns what was written; absence matches fs.ErrNotExist.
+	ReadFile(ctx context.Context, name string) ([]byte, error)
+	// WriteFile keeps data, atomically.
+	WriteFile(ctx context.Context, name string, data []byte) error
+}
+
+// Heads keeps the latest signed tree head of each database across restarts.
+type Heads interface {
+	// Head returns the head of db; absence is no bytes or matches fs.ErrNotExist.
+	Head(db string) ([]byte, error)
+	SetHead(db string, msg []byte) error
+}
+
+// Config is what a DB is made of.
+type Config struct {
+	Spec    Spec         // which database; needed
+	Remote  Remote       // needed
+	Storage Storage      // needed
+	Heads   Heads        // needed
+	Logger  *slog.Logger // nil discards
+}
+
+// DB is a client of one checksum database. All methods may be called
+// concurrently. Slices that they return are shared: callers do not change them.
+//
+// Work for one name is done once for all who wait for it, and goes on when the
+// first of them leaves.
+type DB struct {
+	name      string
+	verifiers note.Verifiers
+	remote    Remote
+	storage   Storage
+	heads     Heads
+	log       *slog.Logger
+
+	flights singleflight.Group
+	tiles   *lru[place, []byte]     // verified or stored hash tiles, the widest known
+	pending *lru[tlog.Tile, []byte] // fetched hash tiles whose proof is under way
+	vouched *lru[string, struct{}]  // records that are proven to fit the head
+	edges   *lru[int64, struct{}]   // tree sizes whose right edge is stored
+
+	head   atomic.Pointer[head] // nil until loaded
+	headMu sync.Mutex           // held to load or replace head
+
+	mu         sync.Mutex // guards what follows: when the database was asked for what
+	asked      time.Time  // last request for the head
+	refreshed  time.Time  // last one that succeeded
+	refreshErr error      // outcome of the last one
+	vouchAgain time.Time  // no check of stored records before
+}
+
+// New returns a client of the database that cfg.Spec names. It reads nothing yet.
+func New(cfg Config) (*DB, error) {
+	if cfg.Spec.Off() {
+		return nil, errors.New("no checksum database to use: the specification is empty or off")
+	}
+	verifier, err := note.NewVerifier(cfg.Spec.Key)
+	if err != nil {
+		return nil, fmt.Errorf("checksum database %s: reading its key: %w", cfg.Spec.Name, err)
+	}
+	if verifier.Name() != cfg.Spec.Name {
+		return nil, fmt.Errorf("checksum database %s: the key belongs to %s", cfg.Spec.Name, verifier.Name())
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &DB{
+		name:      cfg.Spec.Name,
+		verifiers: note.VerifierList(verifier),
+		remote:    cfg.Remote,
+		storage:   cfg.Storage,
+		heads:     cfg.Heads,
+		log:       cfg.Logger.With("sumdb", cfg.Spec.Name),
+		tiles:     newLRU[place, []byte](tilesKept),
+		pending:   newLRU[tlog.Tile, []byte](pendingKept),
+		vouched:   newLRU[string, struct{}](vouchedKept),
+		edges:     newLRU[int64, struct{}](vouchedKept),
+	}, nil
+}
+
+// Name returns the database's name, as in sumdb/<name>/supported.
+func (d *DB) Name() string { return d.name }
+
+// shared does work once for all callers with the same key, which is what stands
+// behind the database's name, perhaps with a word in front. The work does not end
+// with the caller that began it, only after workTimeout.
+func (d *DB) shared(ctx context.Context, key string, work func(context.Context) ([]byte, error)) ([]byte, error) {
+	done := d.flights.DoChan(key, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTimeout)
+		defer cancel()
+		data, err := work(ctx)
+		if _, known := errors.AsType[*cache.Error](err); err != nil && !known && ctx.Err() != nil {
+			err = &cache.Error{Reason: cache.Slow, Source: d.name, Text: "no answer within " + workTimeout.String(), Err: err}
+		}
+		if cache.ReasonOf(err) == cache.Mismatch {
+			d.log.ErrorContext(ctx, "checksum database contradicts itself", "work", key, "err", err)
+		}
+		return data, err
+	})
+	select {
+	case result := <-done:
+		data, _ := result.Val.([]byte)
+		return data, result.Err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// fetch asks the database for what stands behind its name in a target.
+func (d *DB) fetch(ctx context.Context, rest string) ([]byte, error) {
+	t, err := target.ForSumdb(d.name, rest)
+	if err != nil {
+		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}
+	}
+	return d.remote.Fetch(ctx, t)
+}
+
+// file returns the name in storage of what stands behind the database's name.
+func (d *DB) file(rest string) string { return "sumdb/" + d.name + "/" + rest }
+
+// load returns a stored body, nil when there is none.
+func (d *DB) load(ctx context.Context, rest string) []byte {
+	data, err := d.storage.ReadFile(ctx, d.file(rest))
+	if err == nil {
+		return data
+	}
+	if !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
+		d.log.WarnContext(ctx, "stored sumdb file unreadable", "key", d.file(rest), "err", err)
+	}
+	return nil
+}
+
+// save stores a verified body. Without it the answer is still right, so a
+// failure is only logged. The same body is written once at a time.
+func (d *DB) save(ctx context.Context, rest string, data []byte) {
+	_, err, _ := d.flights.Do("save "+rest, func() (any, error) {
+		return nil, d.storage.WriteFile(ctx, d.file(rest), data)
+	})
+	if err != nil {
+		d.log.WarnContext(ctx, "sumdb file not stored", "key", d.file(rest), "err", err)
+	}
+}
+
+// broken is an answer that cannot be read.
+func (d *DB) broken(format string, args ...any) error {
+	return &cache.Error{Reason: cache.Broken, Source: d.name, Text: fmt.Sprintf(format, args...)}
+}
+
+// mismatch is an answer that contradicts what the database committed to.
+func (d *DB) mismatch(text string, err error) error {
+	return &cache.Error{Reason: cache.Mismatch, Source: d.name, Text: text, Err: err}
+}

@@ -1,0 +1,144 @@
+package upstream
+
+import (
+	"context"
+	"net/http"
+
+	"golang.org/x/mod/module"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+)
+
+// Fetch asks the entries of the list, in its order, for a target of a module. v
+// is what an earlier answer to t said, or zero.
+//
+// When each entry that was asked says 404 or 410 the reason is NotFound or, with a
+// 410 among them, Gone. NotCached means that the list ended without asking anybody.
+func (c *Client) Fetch(ctx context.Context, t target.Target, v Validators) (*Response, error) {
+	if t.Kind.Sumdb() || t.Path == "" {
+		return nil, &cache.Error{Reason: cache.Malformed, Text: "not a file of a module: " + t.String()}
+	}
+	if c.Offline() {
+		return nil, isOff()
+	}
+	private := module.MatchPrefixPatterns(c.private, t.Path)
+	var best *cache.Error
+	for _, e := range c.entries {
+		if e.kind == offEntry {
+			return nil, orElse(best, isOff())
+		}
+		if e.kind == directEntry {
+			return nil, notDirect(best, t)
+		}
+		if private && e.kind == proxyEntry {
+			continue
+		}
+		resp, err := c.ask(ctx, e, t, c.usable(v))
+		if err == nil {
+			return resp, nil
+		}
+		if best = worse(best, err); !e.onError && !err.Reason.Absent() || ctx.Err() != nil {
+			return nil, best
+		}
+	}
+	if private {
+		return nil, notDirect(best, t) // GOPRIVATE implies direct
+	}
+	return nil, best
+}
+
+func (c *Client) ask(ctx context.Context, e entry, t target.Target, v Validators) (*Response, *cache.Error) {
+	if e.kind == fileEntry {
+		return openFile(e, t, v)
+	}
+	return c.get(ctx, request{e.source, t.Kind, t.String()}, v)
+}
+
+// usable drops what could match an answer of another entry by accident: an ETag
+// names content, a time does not.
+func (c *Client) usable(v Validators) Validators {
+	if v.ETag != "" || len(c.entries) > 1 {
+		v.LastModified = ""
+	}
+	return v
+}
+
+// get fetches r. The Response's body holds a slot of the host until
+// it has ended or is closed.
+func (c *Client) get(ctx context.Context, r request, v Validators) (*Response, *cache.Error) {
+	leave, err := r.src.host.enter(ctx, r.kind == target.Zip)
+	if err != nil {
+		return nil, asError(err)
+	}
+	header := http.Header{}
+	if v.ETag != "" {
+		header.Set("If-None-Match", v.ETag)
+	}
+	if v.LastModified != "" {
+		header.Set("If-Modified-Since", v.LastModified)
+	}
+	resp, err := c.send(ctx, r, header)
+	if err != nil {
+		leave()
+		return nil, asError(err)
+	}
+	answer := &Response{
+		Size:       resp.ContentLength,
+		Source:     r.src.host.name,
+		Validators: Validators{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")},
+	}
+	if resp.StatusCode == http.StatusNotModified {
+		_ = resp.Body.Close()
+		leave()
+		answer.NotModified, answer.Size, answer.Body = true, 0, http.NoBody
+		return answer, nil
+	}
+	answer.Body = c.newBody(ctx, r, resp, leave)
+	return answer, nil
+}
+
+// worse returns the error to report of two: trouble outranks absence, Gone
+// outranks NotFound, the later wins otherwise.
+func worse(best, err *cache.Error) *cache.Error {
+	switch {
+	case best == nil, !err.Reason.Absent():
+		return err
+	case !best.Reason.Absent(), best.Reason == cache.Gone:
+		return best
+	default:
+		return err
+	}
+}
+
+func orElse(e, other *cache.Error) *cache.Error {
+	if e != nil {
+		return e
+	}
+	return other
+}
+
+func isOff() *cache.Error { return &cache.Error{Reason: cache.NotCached, Text: "upstream is off"} }
+
+// notDirect is the error at "direct", which this build cannot ask.
+func notDirect(best *cache.Error, t target.Target) *cache.Error {
+	switch {
+	case best == nil:
+		return &cache.Error{Reason: cache.Broken, Source: "direct", Text: "fetching " + t.Path +
+			" from version control is not built in yet: put a module proxy that serves it, or a folder (file://), before \"direct\" in --upstream"}
+	case best.Reason.Absent():
+		e := *best
+		e.Text += " (version control, \"direct\", is not asked by this build)"
+		return &e
+	default:
+		return best
+	}
+}
+
+// asError gives err its type back.
+func asError(err error) *cache.Error {
+	if e, ok := err.(*cache.Error); ok { //nolint:errorlint // only our own errors come here
+		return e
+	}
+	return &cache.Error{Reason: cache.Internal, Err: err}
+}
