@@ -54,6 +54,7 @@ func raw(t *testing.T, addr, text string) *http.Response {
 	if err != nil {
 		t.Fatalf("%.60q: %v", text, err)
 	}
+	t.Cleanup(func() { _ = r.Body.Close() })
 	return r
 }
 
@@ -113,6 +114,7 @@ func TestPartial(t *testing.T) {
 						request += test.header[i] + ": " + strings.ReplaceAll(test.header[i+1], "ETAG", etag) + "\r\n"
 					}
 					r := raw(t, addr, request+"\r\n")
+					defer r.Body.Close()
 					to := test.to
 					if to < 0 {
 						to = len(content)
@@ -158,6 +160,7 @@ func TestFill(t *testing.T) {
 				return &cache.Object{Size: size, Source: cache.Upstream, Body: b}, nil
 			})
 			r := raw(t, start(t, newGateway(t, gateway.Config{Cache: c})), "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			defer r.Body.Close()
 			if got := body(t, r); got != want {
 				t.Errorf("%s of size %d: got %d bytes, want %d", how, size, len(got), len(want))
 			}
@@ -284,6 +287,7 @@ func TestSendfile(t *testing.T) {
 	for rng, want := range map[string][]byte{"": content, "Range: bytes=1000000-2999999\r\n": content[1e6:3e6]} {
 		before := l.readFrom.Load()
 		r := raw(t, addr, "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n"+rng+"\r\n")
+		defer r.Body.Close()
 		if got := body(t, r); got != string(want) {
 			t.Errorf("%q: got %d bytes, want %d, or other ones", rng, len(got), len(want))
 		}
@@ -373,7 +377,7 @@ func TestDeadline(t *testing.T) {
 	c := newFakeCache(t)
 	c.serve(modName, []byte("module golang.org/x/mod\n"), cache.Object{})
 	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
-	newGateway(t, gateway.Config{Cache: c}).ServeHTTP(w, httptest.NewRequest("GET", "/"+modName, nil))
+	newGateway(t, gateway.Config{Cache: c}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/"+modName, nil))
 	if len(w.set) == 0 || time.Until(w.set[0]) > time.Minute || time.Until(w.set[0]) < 50*time.Second {
 		t.Errorf("got deadlines %v, want one a minute ahead", w.set)
 	}

@@ -33,6 +33,7 @@ type fakeCache struct {
 }
 
 func newFakeCache(t *testing.T) *fakeCache {
+	t.Helper()
 	return &fakeCache{t: t, answers: map[string]func(context.Context, cache.Request) (*cache.Object, error){}}
 }
 
@@ -253,7 +254,7 @@ func TestObjects(t *testing.T) {
 					}
 					for _, detail := range details {
 						r := do(g, "GET", "/"+test.name)
-						if got := body(t, r); r.StatusCode != 200 || got != text {
+						if got := body(t, r); r.StatusCode != http.StatusOK || got != text {
 							t.Errorf("got %d %q, want 200 %q", r.StatusCode, got, text)
 						}
 						checkHeaders(t, r,

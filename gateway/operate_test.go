@@ -92,7 +92,7 @@ func TestPageNamesTheHostAsked(t *testing.T) {
 		`x"><script>`:    "GOPROXY=http://HOST<",
 		"a;rm -rf":       "GOPROXY=http://HOST<",
 	} {
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
 		g.ServeHTTP(w, r)
@@ -111,17 +111,17 @@ func TestHealth(t *testing.T) {
 	for _, h := range []http.Handler{g, admin} {
 		reason = nil
 		for _, path := range []string{"/healthz", "/readyz"} {
-			if r := do(h, "GET", path); r.StatusCode != 200 || body(t, r) != "ok\n" {
+			if r := do(h, "GET", path); r.StatusCode != http.StatusOK || body(t, r) != "ok\n" {
 				t.Errorf("%s: got %d, want 200 ok", path, r.StatusCode)
 			}
 		}
 		reason = errors.New("no node\nto ask")
 		r := do(h, "GET", "/readyz")
-		if got := body(t, r); r.StatusCode != 503 || got != "not ready: no node to ask\n" {
+		if got := body(t, r); r.StatusCode != http.StatusServiceUnavailable || got != "not ready: no node to ask\n" {
 			t.Errorf("got %d %q, want 503 and the reason", r.StatusCode, got)
 		}
 		checkHeaders(t, r, "Cache-Control", "no-store")
-		if r := do(h, "GET", "/healthz"); r.StatusCode != 200 {
+		if r := do(h, "GET", "/healthz"); r.StatusCode != http.StatusOK {
 			t.Errorf("got %d, want health to be another thing than readiness", r.StatusCode)
 		}
 	}
@@ -194,7 +194,7 @@ func TestPanics(t *testing.T) {
 		c.on(name, func(context.Context, cache.Request) (*cache.Object, error) { panic("boom") })
 		logger, lines := logged(slog.LevelInfo)
 		r := do(newGateway(t, gateway.Config{Cache: c, Logger: logger}), "GET", "/"+name)
-		if got := body(t, r); r.StatusCode != 500 || strings.Contains(got, "boom") {
+		if got := body(t, r); r.StatusCode != http.StatusInternalServerError || strings.Contains(got, "boom") {
 			t.Errorf("%s: got %d %q, want 500 without details", name, r.StatusCode, got)
 		}
 		checkHeaders(t, r, "Cache-Control", "no-store")
@@ -247,7 +247,7 @@ func TestMetrics(t *testing.T) {
 
 func TestAdminProfiles(t *testing.T) {
 	t.Parallel()
-	if r := do(gateway.Admin(prometheus.NewRegistry(), nil), "GET", "/debug/pprof/goroutine?debug=1"); r.StatusCode != 200 {
+	if r := do(gateway.Admin(prometheus.NewRegistry(), nil), "GET", "/debug/pprof/goroutine?debug=1"); r.StatusCode != http.StatusOK {
 		t.Errorf("got %d, want a profile", r.StatusCode)
 	}
 }
@@ -311,7 +311,7 @@ func TestSlowClients(t *testing.T) {
 						m, err = io.ReadFull(r.Body, buf)
 						n += m
 					}
-					if got := n == size && err == io.EOF; got != test.whole {
+					if got := n == size && errors.Is(err, io.EOF); got != test.whole {
 						t.Errorf("%s, %s, %s: got %d of %d bytes and %v", name, how, path, n, size, err)
 					}
 					_ = client.Close()
