@@ -38,7 +38,7 @@ func startOn(t *testing.T, l net.Listener, s *http.Server) string {
 }
 
 // raw sends text over a connection of its own and reads one answer.
-func raw(t *testing.T, addr, text string) *http.Response {
+func raw(t *testing.T, addr, text string) *answer {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -55,7 +55,8 @@ func raw(t *testing.T, addr, text string) *http.Response {
 		t.Fatalf("%.60q: %v", text, err)
 	}
 	t.Cleanup(func() { _ = r.Body.Close() })
-	return r
+	t.Cleanup(func() { _ = r.Body.Close() })
+	return newAnswer(r)
 }
 
 // holders are the ways in which an object can be held.
@@ -114,7 +115,6 @@ func TestPartial(t *testing.T) {
 						request += test.header[i] + ": " + strings.ReplaceAll(test.header[i+1], "ETAG", etag) + "\r\n"
 					}
 					r := raw(t, addr, request+"\r\n")
-					defer r.Body.Close()
 					to := test.to
 					if to < 0 {
 						to = len(content)
@@ -160,7 +160,6 @@ func TestFill(t *testing.T) {
 				return &cache.Object{Size: size, Source: cache.Upstream, Body: b}, nil
 			})
 			r := raw(t, start(t, newGateway(t, gateway.Config{Cache: c})), "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n\r\n")
-			defer r.Body.Close()
 			if got := body(t, r); got != want {
 				t.Errorf("%s of size %d: got %d bytes, want %d", how, size, len(got), len(want))
 			}
@@ -287,7 +286,6 @@ func TestSendfile(t *testing.T) {
 	for rng, want := range map[string][]byte{"": content, "Range: bytes=1000000-2999999\r\n": content[1e6:3e6]} {
 		before := l.readFrom.Load()
 		r := raw(t, addr, "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n"+rng+"\r\n")
-		defer r.Body.Close()
 		if got := body(t, r); got != string(want) {
 			t.Errorf("%q: got %d bytes, want %d, or other ones", rng, len(got), len(want))
 		}
