@@ -199,6 +199,8 @@ func (n *Node) verifyZip(ctx context.Context, t target.Target, pending store.Pen
 func (n *Node) lookAhead(ctx context.Context, t target.Target) {
 	if db := n.database(t); db != nil {
 		n.running.Go(func() { _, _ = db.Lookup(ctx, t.Module()) })
+		// Clients may know a newer head than the records carry, and ask for its tiles first.
+		n.running.Go(func() { _, _ = db.Latest(ctx) })
 	}
 }
 

@@ -16,10 +16,12 @@ import (
 const (
 	writeBehindBytes   = 64 << 20
 	writeBehindWorkers = 16 // commits at once; they share index transactions
-	// writeBehindDelay is how long an object may wait for others: a burst, such
-	// as a module graph, then costs few index transactions, behind its answers
-	// and not between them.
-	writeBehindDelay = 500 * time.Millisecond
+	// An object waits for others until none has come for writeBehindQuiet, at
+	// most writeBehindDelay: the writes of a burst, such as a module graph, then
+	// come behind its answers and not between them, and share transactions.
+	writeBehindQuiet = 500 * time.Millisecond
+	writeBehindFull  = 4096 // objects that do not wait for more
+	writeBehindDelay = 5 * time.Second
 )
 
 // WriteBehind stores small verified objects without making their readers wait
@@ -76,12 +78,9 @@ func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 stri
 	return nil
 }
 
-// flush stores what comes together within the delay.
+// flush stores what comes together.
 func (w *WriteBehind) flush() {
-	select {
-	case <-time.After(writeBehindDelay):
-	case <-w.rush:
-	}
+	w.gather()
 	w.mu.Lock()
 	queue := w.queue
 	w.queue = nil
@@ -95,6 +94,25 @@ func (w *WriteBehind) flush() {
 		})
 	}
 	_ = group.Wait() // commit tells of its failures itself
+}
+
+// gather returns when the burst is over.
+func (w *WriteBehind) gather() {
+	start := time.Now()
+	for seen := 0; time.Since(start) < writeBehindDelay; {
+		w.mu.Lock()
+		queued := len(w.queue)
+		w.mu.Unlock()
+		if queued == seen || queued >= writeBehindFull {
+			return
+		}
+		seen = queued
+		select {
+		case <-time.After(writeBehindQuiet):
+		case <-w.rush:
+			return
+		}
+	}
 }
 
 // Pending returns the bytes of an object that waits to be stored.
