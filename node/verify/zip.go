@@ -304,7 +304,7 @@ func named(ctx context.Context, r io.ReaderAt, size int64) (name string, remove 
 	if err != nil {
 		return "", nil, internal(err)
 	}
-	remove = func() { os.Remove(f.Name()) }
+	remove = func() { os.Remove(f.Name()) } //nolint:errcheck // a leftover in the temporary folder harms nobody
 	_, err = io.Copy(f, &ctxReader{ctx, io.NewSectionReader(r, 0, size)})
 	if err = errors.Join(err, f.Close()); err != nil {
 		remove()
@@ -329,7 +329,7 @@ func internal(err error) error {
 
 // ctxReader ends one copy when ctx does; it lives no longer than the call.
 type ctxReader struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of one call, see above
 	r   io.Reader
 }
 
