@@ -30,7 +30,9 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 		case s.done:
 			return n.stored(ctx, req.Target, source)
 		case s.pending != nil && !req.Whole:
-			return n.openFill(ctx, f, s, req.Target, source)
+			if obj := n.openFill(ctx, f, s, req.Target, source); obj != nil {
+				return obj, nil
+			}
 		}
 		select {
 		case <-s.changed:
@@ -54,15 +56,17 @@ func (n *Node) stored(ctx context.Context, t target.Target, source cache.Source)
 	return obj, nil
 }
 
-func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.Target, source cache.Source) (*cache.Object, error) {
+// openFill returns nil when the file cannot be opened: it was stored or given
+// up in this moment, and which of the two the end of the flight tells.
+func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.Target, source cache.Source) *cache.Object {
 	file, err := s.pending.Open()
-	if err != nil { // it was stored or given up in this moment
-		return n.stored(ctx, t, source)
+	if err != nil {
+		return nil
 	}
 	return &cache.Object{
 		Size: s.size, Private: n.private(t), Source: source,
 		Body: &fillReader{flight: f, file: file, gone: ctx.Done()},
-	}, nil
+	}
 }
 
 // bytesObject is the answer for a small object or document.

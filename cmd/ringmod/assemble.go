@@ -115,12 +115,19 @@ type remoteDatabase struct {
 
 // Fetch implements sumdb.Remote.
 func (r remoteDatabase) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
-	resp, err := r.outside.FetchSumdb(ctx, t, r.spec.URL)
+	resp, err := r.fetch(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
 	return io.ReadAll(resp.Body)
+}
+
+func (r remoteDatabase) fetch(ctx context.Context, t target.Target) (*upstream.Response, error) {
+	if r.spec.Direct {
+		return r.outside.FetchSumdbFrom(ctx, t, r.spec.URL)
+	}
+	return r.outside.FetchSumdb(ctx, t, r.spec.URL)
 }
 
 func addrPorts(a net.Addr) []netip.AddrPort {

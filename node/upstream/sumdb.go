@@ -37,30 +37,51 @@ type way struct {
 //
 // SumdbSupported finds the way only: its answer is empty.
 func (c *Client) FetchSumdb(ctx context.Context, t target.Target, direct *url.URL) (*Response, error) {
-	if !t.Kind.Sumdb() {
-		return nil, &cache.Error{Reason: cache.Malformed, Text: "not a request to a checksum database: " + t.String()}
-	}
-	if c.Offline() {
-		return nil, isOff()
-	}
-	if t.Path != "" && module.MatchPrefixPatterns(c.private, t.Path) {
-		return nil, &cache.Error{Reason: cache.Denied, Text: t.Path + " is private: no checksum database is asked about it"}
+	if err := c.checkSumdb(t); err != nil {
+		return nil, err
 	}
 	if direct == nil {
 		direct = &url.URL{Scheme: "https", Host: t.DB}
 	}
 	w, err := c.wayTo(ctx, t.DB, direct)
 	if err != nil {
-		return nil, err
+		return nil, ofDatabase(t.DB, asError(err))
 	}
-	resp, e := c.askSumdb(ctx, w, t)
-	if e != nil {
-		return nil, e
-	}
-	return resp, nil
+	return c.askSumdb(ctx, w, t)
 }
 
-func (c *Client) askSumdb(ctx context.Context, w *way, t target.Target) (*Response, *cache.Error) {
+// FetchSumdbFrom asks the checksum database at base itself and no entry, as the
+// go command does with GOSUMDB="KEY URL" (go/modfetch/sumdb.go, initBase).
+func (c *Client) FetchSumdbFrom(ctx context.Context, t target.Target, base *url.URL) (*Response, error) {
+	if err := c.checkSumdb(t); err != nil {
+		return nil, err
+	}
+	return c.askSumdb(ctx, &way{direct: c.newSource(base)}, t)
+}
+
+// checkSumdb refuses what must not be sent to a checksum database.
+func (c *Client) checkSumdb(t target.Target) error {
+	switch {
+	case !t.Kind.Sumdb():
+		return &cache.Error{Reason: cache.Malformed, Text: "not a request to a checksum database: " + t.String()}
+	case c.Offline():
+		return isOff()
+	case t.Path != "" && module.MatchPrefixPatterns(c.private, t.Path):
+		return &cache.Error{Reason: cache.Denied, Text: t.Path + " is private: no checksum database is asked about it"}
+	default:
+		return nil
+	}
+}
+
+// ofDatabase says which database err is about: Source is often the proxy that
+// was asked for it, and the developer had asked for a module.
+func ofDatabase(db string, err *cache.Error) error {
+	e := *err
+	e.Text = "checksum database " + db + ": " + e.Text
+	return &e
+}
+
+func (c *Client) askSumdb(ctx context.Context, w *way, t target.Target) (*Response, error) {
 	if t.Kind == target.SumdbSupported {
 		name := w.entry.name
 		if w.direct != nil {
@@ -68,10 +89,17 @@ func (c *Client) askSumdb(ctx context.Context, w *way, t target.Target) (*Respon
 		}
 		return &Response{Body: http.NoBody, Source: name}, nil
 	}
+	var resp *Response
+	var err *cache.Error
 	if w.direct != nil {
-		return c.get(ctx, request{w.direct, t.Kind, t.Rest}, Validators{})
+		resp, err = c.get(ctx, request{w.direct, t.Kind, t.Rest}, Validators{})
+	} else {
+		resp, err = c.ask(ctx, w.entry, t, Validators{})
 	}
-	return c.ask(ctx, w.entry, t, Validators{})
+	if err != nil {
+		return nil, ofDatabase(t.DB, err)
+	}
+	return resp, nil
 }
 
 // wayTo returns the way to db, looking for it when it is not known.
