@@ -1,0 +1,180 @@
+package membertest
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+)
+
+// half is one direction of a stream.
+type half struct {
+	wake chan struct{} // of one: something has changed for the reader
+
+	mu     sync.Mutex // guards what follows
+	chunks []chunk
+	silent bool // a cut has met it: nothing arrives any more
+	unread bool // the reader has gone
+}
+
+// chunk is bytes that arrive together. No bytes are the end.
+type chunk struct {
+	data []byte
+	at   time.Time
+}
+
+func newHalf() *half { return &half{wake: make(chan struct{}, 1)} }
+
+func (h *half) notify() {
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (h *half) write(data []byte, lost bool, delay time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.unread {
+		return io.ErrClosedPipe
+	}
+	if h.silent = h.silent || lost; !h.silent {
+		h.chunks = append(h.chunks, chunk{append([]byte(nil), data...), time.Now().Add(delay)})
+		h.notify()
+	}
+	return nil
+}
+
+// read returns what has arrived. Without anything it tells how long to wait, 0 for
+// until there is more.
+func (h *half) read(b []byte) (n int, wait time.Duration, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.chunks) == 0 {
+		return 0, 0, nil
+	}
+	first := &h.chunks[0]
+	if wait := time.Until(first.at); wait > 0 {
+		return 0, wait, nil
+	}
+	if len(first.data) == 0 {
+		return 0, 0, io.EOF
+	}
+	n = copy(b, first.data)
+	if first.data = first.data[n:]; len(first.data) == 0 {
+		h.chunks = h.chunks[1:]
+	}
+	return n, 0, nil
+}
+
+// conn is one end of a stream.
+type conn struct {
+	owner *Transport
+	peer  netip.AddrPort
+	in    *half
+	out   *half
+	done  chan struct{} // closed by Close
+	once  sync.Once
+
+	mu       sync.Mutex // guards deadline
+	deadline time.Time  // of reading; writing never waits
+}
+
+func newConn(owner *Transport, peer netip.AddrPort, in, out *half) *conn {
+	return &conn{owner: owner, peer: peer, in: in, out: out, done: make(chan struct{})}
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		select {
+		case <-c.done:
+			return 0, net.ErrClosed
+		default:
+		}
+		left, limited := c.left()
+		if limited && left <= 0 {
+			return 0, os.ErrDeadlineExceeded
+		}
+		n, wait, err := c.in.read(b)
+		if n > 0 || err != nil {
+			return n, err
+		}
+		if limited && (wait == 0 || left < wait) {
+			wait = left
+		}
+		c.pause(wait)
+	}
+}
+
+// pause waits for news or for this long, if it is not 0.
+func (c *conn) pause(wait time.Duration) {
+	var over <-chan time.Time
+	if wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-c.in.wake:
+	case <-over:
+	case <-c.done:
+	}
+}
+
+func (c *conn) left() (time.Duration, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Until(c.deadline), !c.deadline.IsZero()
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	select {
+	case <-c.done:
+		return 0, net.ErrClosed
+	default:
+	}
+	if len(b) == 0 {
+		return 0, nil
+	}
+	lost, delay := c.owner.network.bytes(c.owner.addr, c.peer)
+	if err := c.out.write(b, lost, delay); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func (c *conn) Close() error {
+	c.once.Do(func() {
+		close(c.done)
+		lost, delay := c.owner.network.bytes(c.owner.addr, c.peer)
+		_ = c.out.write(nil, lost, delay) // the peer may have gone first
+		c.in.mu.Lock()
+		c.in.unread = true
+		c.in.chunks = nil
+		c.in.mu.Unlock()
+		c.owner.mu.Lock()
+		delete(c.owner.conns, c)
+		c.owner.mu.Unlock()
+	})
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.owner.addr) }
+func (c *conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.peer) }
+
+func (c *conn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	c.deadline = t
+	c.mu.Unlock()
+	c.in.notify()
+	return nil
+}
+
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
