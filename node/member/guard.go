@@ -170,8 +170,8 @@ func (m *Membership) rewrite(ctx context.Context) {
 // update gives memberlist the metadata of now. Waiting longer than a moment is of
 // use only to those who stop afterwards.
 func (m *Membership) update(ctx context.Context, list *memberlist.Memberlist, wait time.Duration) {
-	m.updating.Lock()
-	defer m.updating.Unlock()
+	m.updating.lock()
+	defer m.updating.unlock()
 	if err := list.UpdateNode(wait); err != nil && wait > time.Nanosecond {
 		m.log.WarnContext(ctx, "nobody may have heard of the own entry", "err", err)
 	}

@@ -151,10 +151,9 @@ type Membership struct {
 	writing sync.Mutex // held to write the own entry, or what is kept of it
 	keeper  keeper
 
-	updating sync.Mutex // held to change memberlist's metadata
-
-	leaving sync.Mutex // held to leave memberlist, which panics once it is shut down
-	down    bool
+	updating lock // held to change memberlist's metadata
+	leaving  lock // held to leave memberlist, which panics once it is shut down
+	down     bool // it is; guarded by leaving
 }
 
 type listPointer = atomic.Pointer[memberlist.Memberlist]
@@ -181,6 +180,8 @@ func New(cfg Config) (*Membership, error) {
 		fatal:     make(chan error, 1),
 		announce:  newSignal(),
 		joined:    newLatch(),
+		updating:  make(lock, 1),
+		leaving:   make(lock, 1),
 		keeper:    keeper{state: cfg.State, log: cfg.Logger},
 	}
 	if cfg.KeyFile != "" {

@@ -60,8 +60,8 @@ func (m *Membership) Run(ctx context.Context) error {
 
 // goDown says goodbye, so that nobody needs to find out, and shuts gossip down.
 func (m *Membership) goDown(list *memberlist.Memberlist) {
-	m.leaving.Lock()
-	defer m.leaving.Unlock()
+	m.leaving.lock()
+	defer m.leaving.unlock()
 	m.down = true
 	if err := list.Leave(goodbyeTime); err != nil {
 		m.log.Debug("nobody may have heard the goodbye", "err", err)
@@ -95,8 +95,8 @@ func (m *Membership) Leave(ctx context.Context) error {
 
 func (m *Membership) tellLeft(ctx context.Context, list *memberlist.Memberlist) error {
 	m.update(ctx, list, leaveTime)
-	m.leaving.Lock()
-	defer m.leaving.Unlock()
+	m.leaving.lock()
+	defer m.leaving.unlock()
 	if m.down {
 		return nil
 	}

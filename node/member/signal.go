@@ -44,3 +44,10 @@ type latch struct {
 func newLatch() *latch { return &latch{ch: make(chan struct{})} }
 
 func (l *latch) set() { l.once.Do(func() { close(l.ch) }) }
+
+// lock is a mutex that may be held while time passes: in a synctest, waiting for
+// a sync.Mutex stops the clock.
+type lock chan struct{}
+
+func (l lock) lock()   { l <- struct{}{} }
+func (l lock) unlock() { <-l }
