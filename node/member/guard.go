@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -79,7 +80,7 @@ func (t *table) judge(c claim, age time.Duration) error {
 	if ok && !in.rival.beaten {
 		in.rival.beaten = true
 		t.guard.give()
-		t.log.Error("another process uses this node id and is told to stop",
+		t.log.Error("another process uses this node id and has to stop",
 			"member", t.id, "gossip", in.gossip.String())
 	}
 	return nil
@@ -101,12 +102,24 @@ func (t *table) rivals() []memberlist.Node {
 		if time.Since(in.rival.asked) < pause {
 			continue
 		}
+		if in.rival.asked.IsZero() {
+			t.log.Log(context.Background(), t.rivalLevel(), "another process with this node id seems alive",
+				"member", t.id, "gossip", in.gossip.String())
+		}
 		in.rival.asked = time.Now()
 		due = append(due, memberlist.Node{
 			Name: name, Addr: net.IP(in.gossip.Addr().AsSlice()), Port: in.gossip.Port(),
 		})
 	}
 	return due
+}
+
+// rivalLevel: a process that has just begun meets what is left of its last life.
+func (t *table) rivalLevel() slog.Level {
+	if time.Since(t.started) < time.Minute {
+		return slog.LevelInfo
+	}
+	return slog.LevelWarn
 }
 
 // mustRewrite tells whether the table holds something else than the own entry and

@@ -55,7 +55,7 @@ func (l *logBuffer) count(text string) int {
 }
 
 // inBubble runs f in virtual time, and ends all processes after it.
-func inBubble(t *testing.T, f func(w *world)) {
+func inBubble(t *testing.T, f func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: membertest.New(1)}
@@ -75,7 +75,7 @@ func inBubble(t *testing.T, f func(w *world)) {
 				}
 			}
 		}()
-		f(w)
+		f(t, w)
 	})
 }
 

@@ -76,13 +76,15 @@ func (t *table) living() []netip.AddrPort {
 	return addrs
 }
 
-// missing returns where members that are in but down gossiped last.
+// missing returns where members that are down gossiped last: those that are in, and
+// those that were forgotten in the last day, or else two halves of a cluster that have
+// forgotten each other would depend on their seeds.
 func (t *table) missing() []netip.AddrPort {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var addrs []netip.AddrPort
 	for _, e := range t.members.All() {
-		if r := t.record(e.ID); !e.State.IsTombstone() && !r.up && r.gossip.IsValid() {
+		if r := t.record(e.ID); e.State != ring.Left && !r.up && r.gossip.IsValid() {
 			addrs = append(addrs, r.gossip)
 		}
 	}

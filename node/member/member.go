@@ -38,8 +38,8 @@
 // # Finding others
 //
 // memberlist never heals a split by itself. So each process, every 15 s ± 50 %,
-// joins what should be there and is not: seeds, and members that are in but down. One
-// at a time; each address backs off up to 2 min, but each round tries one. Names of seeds
+// joins what should be there and is not: seeds, and members that are down and have not
+// left. One at a time; each address backs off up to 2 min, but each round tries one. Names of seeds
 // are resolved each time. The members known last are saved, and are seeds after a
 // restart, never entries.
 //

@@ -28,6 +28,7 @@ type table struct {
 	log     *slog.Logger
 	id      string // the own one
 	boot    string
+	started time.Time
 	refused atomic.Uint64
 	entries signal // an entry has changed
 	ups     signal // a member has come up or gone down
@@ -75,6 +76,7 @@ func newTable(log *slog.Logger, own ring.Member) *table {
 		log:     log,
 		id:      own.ID,
 		boot:    own.Boot,
+		started: time.Now(),
 		own:     own,
 		renew:   true,
 		entries: newSignal(),
