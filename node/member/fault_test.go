@@ -228,7 +228,7 @@ func TestDuplicateStops(t *testing.T) {
 					addr, _ := all[0].Addr("n3")
 					return addr == "10.0.0.3:8082" && converged(all...)
 				})
-				if all[2].logs.count("level=WARN msg=\"another process with this node id) == 0 {
+				if all[2].logs.count(`level=WARN msg="another process with this node id`) != 1 {
 					t.Error("the older one has not said so")
 				}
 			})
