@@ -3,7 +3,6 @@ package member
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -11,6 +10,8 @@ import (
 	"github.com/hashicorp/memberlist"
 	"google.golang.org/protobuf/proto"
 )
+
+const refusedTable = "table of a member was refused"
 
 // delegate is called by memberlist, mostly with its lock held: nothing here calls
 // memberlist or keeps what it was given.
@@ -63,7 +64,7 @@ func (d delegate) take(n *memberlist.Node) {
 	}
 	if err := d.m.table.join(n.Name, addr, md); err != nil {
 		d.m.table.refused.Add(1)
-		d.m.log.Warn("entry of a member was refused", "member", md.entry.ID, "err", err)
+		d.m.table.complain("entry of a member was refused", err)
 	}
 }
 
@@ -102,11 +103,11 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) {
 	v, err := decodeView(b)
 	if err != nil {
 		d.m.table.refused.Add(1)
-		d.m.log.Warn("table of a member was refused", "err", err)
+		d.m.table.complain(refusedTable, err)
 		return
 	}
 	if err := d.m.Merge(v); err != nil {
-		d.m.log.Warn("table of a member was refused", "err", err)
+		d.m.table.complain(refusedTable, err)
 	}
 }
 
@@ -122,7 +123,7 @@ func gossipAddr(n *memberlist.Node) (netip.AddrPort, error) {
 	ip, ok := netip.AddrFromSlice(n.Addr)
 	ip = ip.Unmap()
 	if !ok || n.Port == 0 || ip.IsUnspecified() || ip.IsMulticast() {
-		return netip.AddrPort{}, fmt.Errorf("%s port %d is no address", net.IP(n.Addr), n.Port)
+		return netip.AddrPort{}, fmt.Errorf("%s port %d is no address", n.Addr, n.Port)
 	}
 	return netip.AddrPortFrom(ip, n.Port), nil
 }

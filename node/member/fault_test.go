@@ -18,10 +18,11 @@ import (
 
 func TestSplitHeals(t *testing.T) {
 	t.Parallel()
-	for _, cut := range []time.Duration{20 * time.Second, time.Minute, 5 * time.Minute, 9 * time.Minute, time.Hour} {
+	for _, cut := range []time.Duration{20 * time.Second, time.Minute, 5 * time.Minute, 20 * time.Minute} {
 		t.Run(cut.String(), func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, w *world) {
+			inBubble(t, func(w *world) {
+				t := w.t
 				all := w.startAll(6)
 				digest := all[0].View().Digest()
 				w.net.Split(addrs(all[:3]), addrs(all[3:]), membertest.All)
@@ -44,7 +45,8 @@ func TestSplitHeals(t *testing.T) {
 
 func TestLoneMemberHeals(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(6)
 		w.net.Isolate(all[5].addr)
 		time.Sleep(5 * time.Minute)
@@ -80,7 +82,8 @@ func TestPartialCuts(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, w *world) {
+			inBubble(t, func(w *world) {
+				t := w.t
 				all := w.startAll(5)
 				digest := all[0].View().Digest()
 				tt.cut(w.net)
@@ -138,7 +141,8 @@ func TestForeignersAreRefused(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, w *world) {
+			inBubble(t, func(w *world) {
+				t := w.t
 				all := w.startAll(3, func(c *Config) { c.KeyFile = ours })
 				cfg := w.config(9)
 				cfg.KeyFile = ours
@@ -175,7 +179,8 @@ func TestKeysRotate(t *testing.T) {
 		}
 	}
 	write(1)
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(3, func(c *Config) { c.KeyFile = path })
 		for _, keys := range [][]byte{{1, 2}, {2, 1}, {2}, {3, 2, 4}, {4}} {
 			if len(keys) == 1 && keys[0] == 4 {
@@ -211,7 +216,8 @@ func TestDuplicateStops(t *testing.T) {
 	for _, saved := range []uint64{0, 1 << 20} {
 		t.Run(fmt.Sprint("epoch ", saved), func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, w *world) {
+			inBubble(t, func(w *world) {
+				t := w.t
 				all := w.startAll(3)
 				time.Sleep(time.Minute)
 				cfg := w.config(3)
@@ -239,7 +245,8 @@ func TestDuplicateStops(t *testing.T) {
 func TestEpochsSurvive(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "members.json")
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(3)
 		cfg := w.config(4)
 		cfg.State = FileState(path)

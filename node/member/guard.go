@@ -60,7 +60,7 @@ func decodeClaim(b []byte) (claim, bool) {
 func (t *table) judge(c claim, age time.Duration) error {
 	own, err := bootNumber(t.boot)
 	if err != nil || c.id != t.id || c.to != own || c.from == own {
-		return nil //nolint:nilerr // not for this process
+		return nil
 	}
 	stays := own < c.from
 	if d := age - c.age; d > ageMargin || d < -ageMargin {
@@ -87,7 +87,7 @@ func (t *table) judge(c claim, age time.Duration) error {
 }
 
 // rivals returns those that are due for a claim.
-func (t *table) rivals() []memberlist.Node {
+func (t *table) rivals(ctx context.Context) []memberlist.Node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var due []memberlist.Node
@@ -103,7 +103,7 @@ func (t *table) rivals() []memberlist.Node {
 			continue
 		}
 		if in.rival.asked.IsZero() {
-			t.log.Log(context.Background(), t.rivalLevel(), "another process with this node id seems alive",
+			t.log.Log(ctx, t.rivalLevel(), "another process with this node id seems alive",
 				"member", t.id, "gossip", in.gossip.String())
 		}
 		in.rival.asked = time.Now()
@@ -162,7 +162,7 @@ func (m *Membership) guardOwn(ctx context.Context, list *memberlist.Memberlist) 
 			}
 		case <-tick.C:
 		}
-		for _, to := range m.table.rivals() {
+		for _, to := range m.table.rivals(ctx) {
 			claims.Go(func() { m.sendClaim(ctx, list, to) })
 		}
 		if m.table.mustRewrite() {

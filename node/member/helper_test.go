@@ -55,7 +55,7 @@ func (l *logBuffer) count(text string) int {
 }
 
 // inBubble runs f in virtual time, and ends all processes after it.
-func inBubble(t *testing.T, f func(t *testing.T, w *world)) {
+func inBubble(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, net: membertest.New(1)}
@@ -75,7 +75,7 @@ func inBubble(t *testing.T, f func(t *testing.T, w *world)) {
 				}
 			}
 		}()
-		f(t, w)
+		f(w)
 	})
 }
 
@@ -230,10 +230,4 @@ func (s *memState) Save(saved Saved) error {
 	s.saved = saved
 	s.saves++
 	return nil
-}
-
-func (s *memState) get() Saved {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.saved
 }

@@ -17,8 +17,12 @@ const (
 // logWriter takes memberlist's lines. What remotes send makes it write most of
 // them, so warnings and errors are limited to 20 in 10 s.
 type logWriter struct {
-	log *slog.Logger
+	log   *slog.Logger
+	limit limiter
+}
 
+// limiter lets 20 lines in 10 s pass.
+type limiter struct {
 	mu      sync.Mutex // guards what follows
 	filled  time.Time
 	left    int
@@ -36,7 +40,7 @@ func (w *logWriter) Write(b []byte) (int, error) {
 	}
 	dropped, ok := 0, true
 	if level >= slog.LevelInfo {
-		dropped, ok = w.take()
+		dropped, ok = w.limit.take()
 	}
 	if ok {
 		w.log.Log(ctx, level, "memberlist", "text", text)
@@ -48,18 +52,18 @@ func (w *logWriter) Write(b []byte) (int, error) {
 }
 
 // take says whether another line may be written, and how many were not before it.
-func (w *logWriter) take() (dropped int, ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.filled.IsZero() || time.Since(w.filled) >= logFillTime {
-		w.filled, w.left = time.Now(), logPerFill
-		dropped, w.dropped = w.dropped, 0
+func (l *limiter) take() (dropped int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.filled.IsZero() || time.Since(l.filled) >= logFillTime {
+		l.filled, l.left = time.Now(), logPerFill
+		dropped, l.dropped = l.dropped, 0
 	}
-	if w.left == 0 {
-		w.dropped++
+	if l.left == 0 {
+		l.dropped++
 		return 0, false
 	}
-	w.left--
+	l.left--
 	return dropped, true
 }
 

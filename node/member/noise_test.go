@@ -19,7 +19,8 @@ import (
 // are damaged copies of what members say.
 func TestNoiseHarmsNobody(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(3)
 		noise := w.open(at(66))
 		defer func() { _ = noise.Shutdown() }()
@@ -102,7 +103,8 @@ func (n *names) set(err error, addrs ...netip.Addr) {
 
 func TestSeedsAreResolvedEachTime(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		dns := &names{err: errors.New("lookup seeds: no such host")}
 		cfg := w.config(1)
 		cfg.Seeds, cfg.Resolver = []string{"seeds:8083"}, dns
@@ -133,7 +135,8 @@ func TestSeedsAreResolvedEachTime(t *testing.T) {
 // A dead address is tried ever less often.
 func TestRejoinBacksOff(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(3)
 		all[2].kill()
 		before := all[0].Stats().Joins
@@ -148,7 +151,8 @@ func TestRejoinBacksOff(t *testing.T) {
 // An instance that has lost its epochs outranks what the others remember.
 func TestRestartWithoutState(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(3)
 		for range 20 {
 			if err := all[2].SetState(t.Context(), ring.Active); err != nil {
@@ -170,7 +174,8 @@ func TestRestartWithoutState(t *testing.T) {
 
 func TestOtherSpecOwnsNothing(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, w *world) {
+	inBubble(t, func(w *world) {
+		t := w.t
 		all := w.startAll(2)
 		cfg := w.config(3)
 		cfg.Spec.Replicas = 3

@@ -30,6 +30,7 @@ type table struct {
 	boot    string
 	started time.Time
 	refused atomic.Uint64
+	limit   limiter
 	entries signal // an entry has changed
 	ups     signal // a member has come up or gone down
 	guard   signal // the own entry or a rival needs attention
@@ -149,6 +150,13 @@ func (t *table) compareSpec(m ring.Member) {
 	}
 }
 
+// complain logs what a remote did wrong, unless it does so all the time.
+func (t *table) complain(msg string, err error) {
+	if _, ok := t.limit.take(); ok {
+		t.log.Warn(msg, "err", err) //nolint:sloglint // constants of the callers
+	}
+}
+
 // record returns the record of id, making it. The caller holds mu.
 func (t *table) record(id string) *record {
 	r, ok := t.records[id]
@@ -165,9 +173,12 @@ func (t *table) refresh(id string) {
 	if !ok {
 		return
 	}
-	_, up := t.alive[gossipName(id, e.Boot)]
+	in, up := t.alive[gossipName(id, e.Boot)]
 	up = up || id == t.id
 	r := t.record(id)
+	if in != nil {
+		r.gossip = in.gossip
+	}
 	if r.up == up {
 		return
 	}
@@ -241,7 +252,7 @@ func (t *table) merge(cluster string, v *ringmodv1.View) error {
 	}
 	t.refused.Add(uint64(len(wrong)))
 	if len(wrong) > 0 {
-		t.log.Warn("entries of a table were refused", "members", len(wrong), "err", wrong[0])
+		t.complain("entries of a table were refused", wrong[0])
 	}
 	t.met = true
 	t.guard.give()

@@ -120,7 +120,7 @@ func TestWrongTablesAreRefused(t *testing.T) {
 		})
 	}
 	a := quietTable("a")
-	if err := a.merge("other", (quietTable("b")).view()); err == nil || a.clone().Len() != 1 {
+	if err := a.merge("other", quietTable("b").view()); err == nil || a.clone().Len() != 1 {
 		t.Errorf("table of another cluster: %v", err)
 	}
 }

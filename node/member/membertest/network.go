@@ -135,8 +135,8 @@ func (n *Network) Blocked(from, to netip.AddrPort, what Kind) bool {
 }
 
 func (n *Network) blocked(from, to netip.AddrPort, what Kind) bool {
-	var any netip.AddrPort
-	cut := n.cuts[link{from, to}] | n.cuts[link{from, any}] | n.cuts[link{any, to}] | n.cuts[link{any, any}]
+	var all netip.AddrPort
+	cut := n.cuts[link{from, to}] | n.cuts[link{from, all}] | n.cuts[link{all, to}] | n.cuts[link{all, all}]
 	return from != to && cut&what != 0
 }
 

@@ -149,6 +149,11 @@ func (c *conn) Write(b []byte) (int, error) {
 }
 
 func (c *conn) Close() error {
+	c.close()
+	return nil
+}
+
+func (c *conn) close() {
 	c.once.Do(func() {
 		close(c.done)
 		lost, delay := c.owner.network.bytes(c.owner.addr, c.peer)
@@ -161,7 +166,6 @@ func (c *conn) Close() error {
 		delete(c.owner.conns, c)
 		c.owner.mu.Unlock()
 	})
-	return nil
 }
 
 func (c *conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.owner.addr) }

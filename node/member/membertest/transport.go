@@ -143,15 +143,15 @@ func (t *Transport) connect(peer *Transport) (net.Conn, error) {
 		return nil, errRefused
 	}
 	if !t.keep(near) {
-		far.Close()
+		far.close()
 		return nil, net.ErrClosed
 	}
 	select {
 	case peer.streams <- far:
 		return near, nil
 	default:
-		far.Close()
-		near.Close()
+		far.close()
+		near.close()
 		return nil, errRefused
 	}
 }
@@ -188,7 +188,7 @@ func (t *Transport) Shutdown() error {
 	t.conns = make(map[*conn]struct{})
 	t.mu.Unlock()
 	for c := range conns {
-		c.Close()
+		c.close()
 	}
 	return nil
 }
