@@ -23,7 +23,7 @@ func TestJoinsConverge(t *testing.T) {
 					all = append(all, w.start(w.config(i+1), at(i+1)))
 					time.Sleep(100 * time.Millisecond)
 				}
-				took := within(t, 10*time.Second, func() bool { return converged(all...) })
+				took := within(t, repaired, func() bool { return converged(all...) })
 				t.Logf("%d members see each other %s after the last start", n, took)
 				if got := len(all[0].View().Members()); got != n {
 					t.Errorf("view has %d members, want %d", got, n)
@@ -42,7 +42,7 @@ func TestGatewayJoins(t *testing.T) {
 		cfg.Entry.Role, cfg.Entry.Addr = ring.Gateway, ""
 		g := w.start(cfg, at(9))
 		<-g.Joined()
-		within(t, 5*time.Second, func() bool { return converged(nodes[0], nodes[1], g) })
+		within(t, repaired, func() bool { return converged(nodes[0], nodes[1], g) })
 		if g.owns("n9") || !g.owns("n1") {
 			t.Error("gateway is an owner, or does not know one")
 		}
@@ -89,7 +89,7 @@ func TestDeadMemberGoesDownThenOut(t *testing.T) {
 				down := func(p *proc) bool { return !p.Up(dead.id) }
 				took := within(t, 20*time.Second, func() bool { return slices.ContainsFunc(rest, down) })
 				t.Logf("first notice after %s", took)
-				took += within(t, 20*time.Second, func() bool {
+				took += within(t, repaired, func() bool {
 					return !slices.ContainsFunc(rest, func(p *proc) bool { return !down(p) })
 				})
 				t.Logf("all notice after %s", took)
@@ -108,7 +108,7 @@ func TestDeadMemberGoesDownThenOut(t *testing.T) {
 				// It returns, sees what was written, and outranks it.
 				w.net.Join(at(n))
 				back := w.start(w.config(n), at(n))
-				took = within(t, 20*time.Second, func() bool { return converged(append(rest, back)...) })
+				took = within(t, repaired, func() bool { return converged(append(rest, back)...) })
 				t.Logf("back with all after %s", took)
 				if got := rest[0].View().Digest(); got != digest {
 					t.Error("placement is another one than before")
@@ -222,7 +222,7 @@ func TestLeave(t *testing.T) {
 			t.Errorf("n4 is %s, want left", got)
 		}
 		back := w.start(w.config(4), at(4))
-		within(t, 20*time.Second, func() bool { return converged(all[0], all[1], all[2], back) })
+		within(t, repaired, func() bool { return converged(all[0], all[1], all[2], back) })
 	})
 }
 
@@ -238,7 +238,7 @@ func TestEntryChangesSpread(t *testing.T) {
 			t.Fatal(err)
 		}
 		all[7].SetLoad(3, 11)
-		took := within(t, 3*time.Second, func() bool {
+		took := within(t, repaired, func() bool {
 			return !slices.ContainsFunc(all, func(p *proc) bool {
 				s := p.status("n8")
 				return s.Entry.State != ring.Active || !s.Entry.ReadOnly || s.Disk != 3 || s.Load != 8

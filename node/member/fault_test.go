@@ -230,7 +230,7 @@ func TestDuplicateStops(t *testing.T) {
 				if !errors.Is(double.err, ErrDuplicate) || time.Since(start) > 5*time.Second {
 					t.Errorf("after %s: %v", time.Since(start), double.err)
 				}
-				within(t, 10*time.Second, func() bool {
+				within(t, repaired, func() bool {
 					addr, _ := all[0].Addr("n3")
 					return addr == "10.0.0.3:8082" && converged(all...)
 				})
@@ -251,7 +251,7 @@ func TestEpochsSurvive(t *testing.T) {
 		cfg := w.config(4)
 		cfg.State = FileState(path)
 		p := w.start(cfg, at(4))
-		within(t, 10*time.Second, func() bool { return converged(append(all, p)...) })
+		within(t, repaired, func() bool { return converged(append(all, p)...) })
 		for range 50 {
 			if err := p.SetState(t.Context(), ring.Active); err != nil {
 				t.Fatal(err)
@@ -267,7 +267,7 @@ func TestEpochsSurvive(t *testing.T) {
 		// Without its seeds it finds the others by what it has saved.
 		cfg.Seeds = nil
 		p = w.start(cfg, at(5))
-		within(t, 10*time.Second, func() bool { return converged(append(all, p)...) })
+		within(t, repaired, func() bool { return converged(append(all, p)...) })
 		if got := p.Entry().Epoch; got <= epoch {
 			t.Errorf("epoch %d after the restart, want above %d", got, epoch)
 		}
@@ -277,7 +277,7 @@ func TestEpochsSurvive(t *testing.T) {
 		}
 		cfg.Seeds = w.config(4).Seeds
 		p = w.start(cfg, at(6))
-		within(t, 20*time.Second, func() bool {
+		within(t, repaired, func() bool {
 			return converged(append(all, p)...) && all[0].status("n4").Gossip == at(6)
 		})
 		if p.logs.count("cannot read the state") != 1 {

@@ -164,7 +164,7 @@ func TestRestartWithoutState(t *testing.T) {
 		cfg := w.config(3)
 		cfg.Entry.Addr = "10.0.0.77:8082"
 		back := w.start(cfg, at(77))
-		took := within(t, 20*time.Second, func() bool {
+		took := within(t, repaired, func() bool {
 			addr, _ := all[0].Addr("n3")
 			return addr == cfg.Entry.Addr && converged(all[0], all[1], back)
 		})

@@ -66,7 +66,7 @@ func TestLoopback(t *testing.T) {
 	if err := b.SetReadOnly(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, func() bool {
+	within(t, repaired, func() bool {
 		i, ok := a.View().Find("b")
 		return ok && a.View().Member(i).ReadOnly
 	})
