@@ -139,13 +139,26 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 		return diskError(err)
 	}
 	defer pending.Abort()
+	file, err := pending.Open()
+	if err != nil {
+		return diskError(err)
+	}
+	defer func() { _ = file.Close() }()
+	download := n.cfg.Verifier.Follow(ctx, file)
+	defer download.Close()
 	f.open(pending, resp.Size)
-	size, err := receive(pending, resp, f)
+	size, err := receive(pending, resp, func(written int64) {
+		f.advance(written)
+		download.Advance(written)
+	})
 	if err != nil {
 		return err
 	}
-	h1, err := n.verifyZip(ctx, t, pending, size)
+	h1, err := download.Zip(t.Module(), size)
 	if err != nil {
+		return err
+	}
+	if err := n.check(ctx, t, h1); err != nil {
 		return err
 	}
 	f.verify()
@@ -156,8 +169,9 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 	return nil
 }
 
-// receive copies the body to pending at upstream's speed and returns its size.
-func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, error) {
+// receive copies the body to pending at upstream's speed, tells advance how far
+// that is, and returns its size.
+func receive(pending store.Pending, resp *upstream.Response, advance func(written int64)) (int64, error) {
 	buf := make([]byte, copyBuffer)
 	var written int64
 	for {
@@ -167,7 +181,7 @@ func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, 
 				return written, diskError(err)
 			}
 			written += int64(got)
-			f.advance(written)
+			advance(written)
 		}
 		switch {
 		case err == io.EOF && resp.Size >= 0 && written != resp.Size:
@@ -178,19 +192,6 @@ func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, 
 			return written, err
 		}
 	}
-}
-
-func (n *Node) verifyZip(ctx context.Context, t target.Target, pending store.Pending, size int64) (h1 string, err error) {
-	file, err := pending.Open()
-	if err != nil {
-		return "", diskError(err)
-	}
-	defer func() { _ = file.Close() }()
-	h1, err = n.cfg.Verifier.Zip(ctx, t.Module(), file, size)
-	if err != nil {
-		return "", err
-	}
-	return h1, n.check(ctx, t, h1)
 }
 
 // lookAhead starts the checksum database's lookup beside the fetch, so that the
