@@ -128,6 +128,7 @@ func (n *Node) fetch(ctx context.Context, t target.Target, v upstream.Validators
 // fillZip streams a zip to disk while followers read it, verifies it, and only
 // then releases its last bytes.
 func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
+	n.writes.Stir()
 	n.lookAhead(ctx, t)
 	resp, err := n.cfg.Upstream.Fetch(ctx, t, upstream.Validators{})
 	if err != nil {
@@ -172,7 +173,7 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 // receive copies the body to pending at upstream's speed, tells advance how far
 // that is, and returns its size.
 func receive(pending store.Pending, resp *upstream.Response, advance func(written int64)) (int64, error) {
-	buf := make([]byte, copyBuffer)
+	buf := make([]byte, bufferFor(resp.Size))
 	var written int64
 	for {
 		got, err := resp.Body.Read(buf)
@@ -192,6 +193,17 @@ func receive(pending store.Pending, resp *upstream.Response, advance func(writte
 			return written, err
 		}
 	}
+}
+
+// bufferFor returns how large a buffer serves a body of size bytes, -1 if unknown:
+// most zips are smaller than copyBuffer, and the buffers of a burst are what the
+// garbage collector then has to do with. The one byte more lets a single Read meet
+// the end.
+func bufferFor(size int64) int64 {
+	if size < 0 {
+		return copyBuffer
+	}
+	return min(size+1, copyBuffer)
 }
 
 // lookAhead starts the checksum database's lookup beside the fetch, so that the

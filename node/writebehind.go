@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,9 +17,10 @@ import (
 const (
 	writeBehindBytes   = 64 << 20
 	writeBehindWorkers = 16 // commits at once; they share index transactions
-	// An object waits for others until none has come for writeBehindQuiet, at
-	// most writeBehindDelay: the writes of a burst, such as a module graph, then
-	// come behind its answers and not between them, and share transactions.
+	// An object waits for others until none has come, and no zip, for
+	// writeBehindQuiet, at most writeBehindDelay: the writes of a burst, such as a
+	// module graph and its zips, then come behind its answers and not between
+	// them, and share transactions.
 	writeBehindQuiet = 500 * time.Millisecond
 	writeBehindFull  = 4096 // objects that do not wait for more
 	writeBehindDelay = 5 * time.Second
@@ -36,6 +38,8 @@ type WriteBehind struct {
 
 	hurry func() // ends the waiting for others
 	rush  <-chan struct{}
+
+	stirred atomic.Int64 // how often somebody had better things to do than to write
 
 	mu      sync.Mutex
 	pending map[string][]byte
@@ -96,17 +100,21 @@ func (w *WriteBehind) flush() {
 	_ = group.Wait() // commit tells of its failures itself
 }
 
+// Stir says that a burst goes on, without an object to store.
+func (w *WriteBehind) Stir() { w.stirred.Add(1) }
+
 // gather returns when the burst is over.
 func (w *WriteBehind) gather() {
 	start := time.Now()
-	for seen := 0; time.Since(start) < writeBehindDelay; {
+	for seen := int64(0); time.Since(start) < writeBehindDelay; {
 		w.mu.Lock()
 		queued := len(w.queue)
 		w.mu.Unlock()
-		if queued == seen || queued >= writeBehindFull {
+		events := int64(queued) + w.stirred.Load()
+		if events == seen || queued >= writeBehindFull {
 			return
 		}
-		seen = queued
+		seen = events
 		select {
 		case <-time.After(writeBehindQuiet):
 		case <-w.rush:
