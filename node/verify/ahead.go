@@ -388,10 +388,10 @@ func (e *ahead) skipDescriptor(r *bufio.Reader) error {
 	switch {
 	case crc != e.crc:
 		return errAside
+	case le.Uint64(b[n:]) == e.packed && le.Uint64(b[n+8:]) == e.size: // first: an empty file looks like both
+		n += 16
 	case uint64(le.Uint32(b[n:])) == e.packed && uint64(le.Uint32(b[n+4:])) == e.size:
 		n += 8
-	case le.Uint64(b[n:]) == e.packed && le.Uint64(b[n+8:]) == e.size:
-		n += 16
 	default:
 		return errAside
 	}
