@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -37,7 +38,7 @@ func startOn(t *testing.T, l net.Listener, s *http.Server) string {
 }
 
 // raw sends text over a connection of its own and reads one answer.
-func raw(t *testing.T, addr, text string) *http.Response {
+func raw(t *testing.T, addr, text string) *answer {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -53,7 +54,9 @@ func raw(t *testing.T, addr, text string) *http.Response {
 	if err != nil {
 		t.Fatalf("%.60q: %v", text, err)
 	}
-	return r
+	t.Cleanup(func() { _ = r.Body.Close() })
+	t.Cleanup(func() { _ = r.Body.Close() })
+	return newAnswer(r)
 }
 
 // holders are the ways in which an object can be held.
@@ -292,6 +295,63 @@ func TestSendfile(t *testing.T) {
 	}
 }
 
+// spooled is a fill that hands its bytes on out of a file, as a node does that
+// lets waiters read the growing temporary file.
+type spooled struct {
+	*os.File
+
+	size int64
+	err  error
+}
+
+func (s *spooled) Read([]byte) (int, error) { panic("a fill that can hand its bytes on was read") }
+
+func (s *spooled) WriteTo(w io.Writer) (n int64, err error) {
+	for n < s.size {
+		m, err := io.Copy(w, io.LimitReader(s.File, min(1<<20, s.size-n)))
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, s.err
+}
+
+// TestSendfileOfFills proves the same for a fill, whose last byte is held back.
+func TestSendfileOfFills(t *testing.T) {
+	t.Parallel()
+	content := bytes.Repeat([]byte("0123456789abcdef"), 3<<20/16)
+	for _, sized := range []bool{true, false} {
+		for _, broken := range []error{nil, errUnexpected} {
+			c := newFakeCache(t)
+			c.on(zipName, func(context.Context, cache.Request) (*cache.Object, error) {
+				o := file(t, content, cache.Object{Source: cache.Upstream})
+				f, _ := o.Body.(*os.File)
+				o.Body = &spooled{f, o.Size, broken}
+				if !sized {
+					o.Size = -1
+				}
+				return o, nil
+			})
+			tcp, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &countingListener{Listener: tcp}
+			addr := startOn(t, l, gateway.Server(newGateway(t, gateway.Config{Cache: c}), nil))
+			r := raw(t, addr, "GET /"+zipName+" HTTP/1.1\r\nHost: x\r\n\r\n")
+			got, err := io.ReadAll(r.Body)
+			if broken == nil && (err != nil || !bytes.Equal(got, content)) || broken != nil && err == nil {
+				t.Errorf("sized %v, broken by %v: got %d of %d bytes and %v", sized, broken, len(got), len(content), err)
+			}
+			// Chunks have to be written one by one.
+			if sent := l.readFrom.Load(); sized && sent < int64(len(content))-64<<10 {
+				t.Errorf("got %d bytes by ReadFrom, want nearly all of %d", sent, len(content))
+			}
+		}
+	}
+}
+
 // TestUnwantedBody checks that a request's body cannot hold its connection.
 func TestUnwantedBody(t *testing.T) {
 	t.Parallel()
@@ -315,7 +375,7 @@ func TestDeadline(t *testing.T) {
 	c := newFakeCache(t)
 	c.serve(modName, []byte("module golang.org/x/mod\n"), cache.Object{})
 	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
-	newGateway(t, gateway.Config{Cache: c}).ServeHTTP(w, httptest.NewRequest("GET", "/"+modName, nil))
+	newGateway(t, gateway.Config{Cache: c}).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/"+modName, nil))
 	if len(w.set) == 0 || time.Until(w.set[0]) > time.Minute || time.Until(w.set[0]) < 50*time.Second {
 		t.Errorf("got deadlines %v, want one a minute ahead", w.set)
 	}

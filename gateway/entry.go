@@ -37,10 +37,11 @@ type entry struct {
 
 	// Of what is mutable: when upstream said so (zero for what is immutable),
 	// until when that may be repeated without asking, whether it is served
-	// beyond its time.
+	// beyond its time, and whether nobody knows how old it is.
 	fetched    time.Time
 	freshUntil time.Time
 	stale      bool
+	undated    bool
 }
 
 var (
@@ -69,6 +70,8 @@ func readEntry(t target.Target, obj *cache.Object, private bool, limit int64) (*
 	e.header.ranges = true
 	if !t.Kind.Immutable() {
 		e.fetched, e.freshUntil, e.stale = now.Add(-obj.Age), now.Add(freshFor(obj)), obj.Stale
+		// Stale and of no age is what was put together from what is held.
+		e.undated = obj.Stale && obj.Age == 0
 	}
 	return e, nil
 }
@@ -100,17 +103,25 @@ func readAll(obj *cache.Object, limit int64) ([]byte, error) {
 func ended(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
 
 // freshFor is how long a mutable answer may be repeated without asking the
-// Cache: what its age leaves of its TTL. That is right where TTL counts from
-// upstream's answer, and asks too early, never too late, where it counts from now.
+// Cache. Its age is off its TTL already.
 func freshFor(obj *cache.Object) time.Duration {
 	if obj.Stale {
 		return staleFor
 	}
-	return max(0, obj.TTL-obj.Age)
+	return max(0, obj.TTL)
 }
 
 // origin describes e as answered from memory.
 func (e *entry) origin() origin { return newOrigin(cache.Memory, e.stale) }
+
+// newerThan reports whether upstream said e after it said other. Whatever has a
+// date is newer than what has none.
+func (e *entry) newerThan(other *entry) bool {
+	if e.undated || other.undated {
+		return !e.undated
+	}
+	return e.fetched.After(other.fetched)
+}
 
 // again returns e as it is served beyond its time.
 func (e *entry) again(now time.Time) *entry {
@@ -216,9 +227,9 @@ func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, or
 		o = e.origin()
 	case e == nil:
 		return nil, o, nil
-	case known == nil || !known.fetched.After(e.fetched):
+	case known == nil || !known.newerThan(e):
 	case known.sha256 == e.sha256:
-		e.fetched = known.fetched
+		e.fetched, e.undated = known.fetched, known.undated
 	default:
 		e = known.again(now)
 		o = e.origin()

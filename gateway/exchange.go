@@ -18,7 +18,7 @@ const patience = 60 * time.Second
 
 // slice is how many bytes must go out within patience: small enough for a client
 // on the slowest of lines, large enough for sendfile.
-const slice = 256 << 10
+const slice = 64 << 10
 
 // exchange is one request and its answer. It is the ResponseWriter that all of
 // the gateway writes to: it counts, moves the write deadline ahead of the bytes,

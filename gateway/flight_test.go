@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -34,7 +35,7 @@ func TestHerd(t *testing.T) {
 				for range 200 {
 					wg.Go(func() {
 						r := do(g, "GET", "/"+name)
-						if got := body(t, r); r.StatusCode != 200 || got != "content" {
+						if got := body(t, r); r.StatusCode != http.StatusOK || got != "content" {
 							t.Errorf("got %d %q", r.StatusCode, got)
 						}
 						mu.Lock()
@@ -113,11 +114,11 @@ func TestWaitersLeave(t *testing.T) {
 func askUntil(ctx context.Context, h http.Handler, path string) (got string) {
 	w := httptest.NewRecorder()
 	defer func() {
-		if recover() == http.ErrAbortHandler {
+		if err, _ := recover().(error); errors.Is(err, http.ErrAbortHandler) {
 			got = "aborted" + w.Body.String()
 		}
 	}()
-	h.ServeHTTP(w, httptest.NewRequest("GET", path, nil).WithContext(ctx))
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil).WithContext(ctx))
 	return fmt.Sprint(w.Code, " ", w.Body)
 }
 
@@ -173,7 +174,7 @@ func TestErrorsAreNotKept(t *testing.T) {
 		}
 	}
 	c.serve(modName, []byte("content"), cache.Object{})
-	if r := do(g, "GET", "/"+modName); r.StatusCode != 200 {
+	if r := do(g, "GET", "/"+modName); r.StatusCode != http.StatusOK {
 		t.Errorf("got %d after errors, want 200", r.StatusCode)
 	}
 }
@@ -198,7 +199,7 @@ func TestFreshness(t *testing.T) {
 				t.Errorf("%q: got %d Gets, want %d", text, got, gets)
 			}
 		}
-		c.serve(listName, []byte("one"), cache.Object{Age: 20 * time.Second, TTL: time.Minute})
+		c.serve(listName, []byte("one"), cache.Object{Age: 20 * time.Second, TTL: 40 * time.Second})
 		step(0, "one", "20", "hit; detail=disk", 1)
 		step(39*time.Second, "one", "59", "hit; detail=memory", 0)
 		c.serve(listName, []byte("two"), cache.Object{Age: time.Second, TTL: time.Minute})
@@ -214,6 +215,10 @@ func TestFreshness(t *testing.T) {
 		c.serve(listName, []byte("two"), cache.Object{Age: 5 * time.Minute, TTL: 10 * time.Minute})
 		step(time.Second, "two", "63", "hit; detail=disk", 1)
 
+		// What a node put together without upstream has no age and is not newer.
+		c.serve(listName, []byte("held"), cache.Object{Stale: true})
+		step(10*time.Minute, "two", "663", "fwd=stale; detail=memory", 1)
+
 		// A stale one is not held for long.
 		<-time.After(10 * time.Minute)
 		c.serve(listName, []byte("three"), cache.Object{Age: 2 * time.Minute, TTL: time.Minute, Stale: true})
@@ -222,20 +227,15 @@ func TestFreshness(t *testing.T) {
 		step(100*time.Millisecond, "three", "120", "fwd=stale; detail=disk", 1)
 
 		// Trouble: what we know is better than an error, for a week.
-		for _, reason := range []cache.Reason{cache.Busy, cache.Broken, cache.Slow, cache.NotCached} {
+		for i, reason := range []cache.Reason{cache.Busy, cache.Broken, cache.Slow, cache.NotCached} {
 			c.fail(listName, &cache.Error{Reason: reason})
-			step(2*time.Second, "three", fmt.Sprint(120+2*int(reasonStep(reason))), "fwd=stale; detail=memory", 1)
+			step(2*time.Second, "three", fmt.Sprint(120+2*(i+1)), "fwd=stale; detail=memory", 1)
 		}
 		<-time.After(7 * 24 * time.Hour)
-		if r := do(g, "GET", "/"+listName); r.StatusCode != 404 {
+		if r := do(g, "GET", "/"+listName); r.StatusCode != http.StatusNotFound {
 			t.Errorf("got %d after a week of trouble, want the error", r.StatusCode)
 		}
 	})
-}
-
-// reasonStep counts the reasons in the order in which TestFreshness gives them.
-func reasonStep(r cache.Reason) int {
-	return map[cache.Reason]int{cache.Busy: 1, cache.Broken: 2, cache.Slow: 3, cache.NotCached: 4}[r]
 }
 
 // TestAbsenceOutdoesMemory checks that a source's own no is passed on though an
@@ -320,7 +320,7 @@ func TestWrongBytesAreNotKept(t *testing.T) {
 			})
 			g := newGateway(t, gateway.Config{Cache: c})
 			for range 2 {
-				if r := do(g, "GET", "/"+object); r.StatusCode != 500 {
+				if r := do(g, "GET", "/"+object); r.StatusCode != http.StatusInternalServerError {
 					t.Errorf("%s of %s: got %d, want 500", name, object, r.StatusCode)
 				}
 			}

@@ -168,8 +168,8 @@ const maxURL = 8 << 10
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{ResponseWriter: w, r: r, start: time.Now()}
 	g.metrics.inFlight.Inc()
-	defer g.finish(x)
-	g.route(x)
+	defer g.finish(x) //nolint:contextcheck // the context is that of x.r
+	g.route(x)        //nolint:contextcheck // the context is that of x.r
 }
 
 func (g *Gateway) route(x *exchange) {

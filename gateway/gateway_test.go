@@ -33,6 +33,7 @@ type fakeCache struct {
 }
 
 func newFakeCache(t *testing.T) *fakeCache {
+	t.Helper()
 	return &fakeCache{t: t, answers: map[string]func(context.Context, cache.Request) (*cache.Object, error){}}
 }
 
@@ -155,9 +156,21 @@ func newGateway(t *testing.T, cfg gateway.Config) *gateway.Gateway {
 	return g
 }
 
+// answer is what a test reads of a response; closing is up to who made it.
+type answer struct {
+	StatusCode    int
+	Header        http.Header
+	ContentLength int64
+	Body          io.Reader
+}
+
+func newAnswer(r *http.Response) *answer {
+	return &answer{r.StatusCode, r.Header, r.ContentLength, r.Body}
+}
+
 // do sends one request to h without a network and returns the answer, nil when
 // it was aborted.
-func do(h http.Handler, method, url string, header ...string) (answer *http.Response) {
+func do(h http.Handler, method, url string, header ...string) (got *answer) {
 	r := httptest.NewRequest(method, url, nil)
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Add(header[i], header[i+1])
@@ -168,14 +181,14 @@ func do(h http.Handler, method, url string, header ...string) (answer *http.Resp
 			if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
 				panic(p)
 			}
-			answer = nil
+			got = nil
 		}
 	}()
 	h.ServeHTTP(w, r)
-	return w.Result()
+	return newAnswer(w.Result())
 }
 
-func body(t *testing.T, r *http.Response) string {
+func body(t *testing.T, r *answer) string {
 	t.Helper()
 	if r == nil {
 		t.Fatal("the answer was aborted")
@@ -191,7 +204,7 @@ func digest(text string) string { return fmt.Sprintf(`"%x"`, sha256.Sum256([]byt
 
 // checkHeaders compares the headers of r with want, name and value in turn; ""
 // wants a header to be absent.
-func checkHeaders(t *testing.T, r *http.Response, want ...string) {
+func checkHeaders(t *testing.T, r *answer, want ...string) {
 	t.Helper()
 	for i := 0; i < len(want); i += 2 {
 		if got := strings.Join(r.Header.Values(want[i]), " | "); got != want[i+1] {
@@ -253,7 +266,7 @@ func TestObjects(t *testing.T) {
 					}
 					for _, detail := range details {
 						r := do(g, "GET", "/"+test.name)
-						if got := body(t, r); r.StatusCode != 200 || got != text {
+						if got := body(t, r); r.StatusCode != http.StatusOK || got != text {
 							t.Errorf("got %d %q, want 200 %q", r.StatusCode, got, text)
 						}
 						checkHeaders(t, r,

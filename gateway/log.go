@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -32,8 +31,7 @@ const maxLoggedPath = 1 << 10
 // which credentials might be.
 func (g *Gateway) logRequest(x *exchange, took time.Duration) {
 	level := levelOf(x)
-	// The context may have ended with the client; the line is written all the same.
-	ctx := context.WithoutCancel(x.r.Context())
+	ctx := x.r.Context()
 	if !g.log.Enabled(ctx, level) {
 		return
 	}

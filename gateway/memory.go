@@ -113,7 +113,7 @@ func (m *memory) evict() {
 		if at == nil {
 			at = m.queue.Back()
 		}
-		p := at.Value.(*place)
+		p := placeAt(at)
 		if !p.read.Swap(false) {
 			m.hand = at
 			m.remove(p)
@@ -121,6 +121,11 @@ func (m *memory) evict() {
 		}
 		at = at.Prev()
 	}
+}
+
+func placeAt(at *list.Element) *place {
+	p, _ := at.Value.(*place) // nothing else is ever queued
+	return p
 }
 
 func (m *memory) remove(p *place) {

@@ -26,7 +26,7 @@ func checkMemory(t *testing.T, m *memory) {
 	var bytes int64
 	places := 0
 	for at := m.queue.Front(); at != nil; at = at.Next() {
-		p := at.Value.(*place)
+		p := placeAt(at)
 		bytes += cost(p.entry)
 		places++
 		if got := m.shard(p.entry.target.String()).places[p.entry.target.String()]; got != p {

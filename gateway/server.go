@@ -41,12 +41,17 @@ func Admin(metrics prometheus.Gatherer, ready func() error) http.Handler {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{ResponseWriter: w, r: r}
-		x.readiness(nil)
+		adminExchange(w, r).readiness(nil)
 	})
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
-		x := &exchange{ResponseWriter: w, r: r}
-		x.readiness(ready())
+		adminExchange(w, r).readiness(ready())
 	})
 	return mux
+}
+
+// adminExchange leaves the connection without a write deadline: the next
+// request on it may be for a profile, which takes long and moves none.
+func adminExchange(w http.ResponseWriter, r *http.Request) *exchange {
+	now := time.Now()
+	return &exchange{ResponseWriter: w, r: r, start: now, deadline: now.Add(24 * time.Hour)}
 }

@@ -29,30 +29,54 @@ type failure struct {
 }
 
 var failures = []failure{
-	{"not found", &cache.Error{Reason: cache.NotFound, Source: "proxy.example.com", Text: "no such version"},
-		404, "public, max-age=60", "", "not_found", "not found: golang.org/x/mod@v0.20.0: proxy.example.com: no such version\n"},
-	{"wrapped", fmt.Errorf("asking: %w", &cache.Error{Reason: cache.NotFound, Text: "no such version"}),
-		404, "public, max-age=60", "", "not_found", "not found: golang.org/x/mod@v0.20.0: no such version\n"},
-	{"gone", &cache.Error{Reason: cache.Gone, Source: "proxy.example.com", Text: "removed"},
-		410, "public, max-age=60", "", "gone", "not found: golang.org/x/mod@v0.20.0: proxy.example.com: removed\n"},
-	{"not cached", &cache.Error{Reason: cache.NotCached, Text: "not cached, and fetching is off"},
-		404, "no-store", "", "not_cached", "not found: golang.org/x/mod@v0.20.0: not cached, and fetching is off\n"},
-	{"malformed", &cache.Error{Reason: cache.Malformed, Text: "no such name"},
-		404, "public, max-age=86400", "", "malformed", "not found: golang.org/x/mod@v0.20.0: no such name\n"},
-	{"denied", &cache.Error{Reason: cache.Denied, Source: "policy", Text: "licence"},
-		403, "no-store", "", "denied", "golang.org/x/mod@v0.20.0: denied: policy: licence\n"},
-	{"busy", &cache.Error{Reason: cache.Busy, RetryAfter: 1500 * time.Millisecond},
-		503, "no-store", "2", "busy", "golang.org/x/mod@v0.20.0: the cache has too much to do; try again in 2 s: busy\n"},
-	{"broken", &cache.Error{Reason: cache.Broken, Source: "proxy.example.com", Text: "connection refused"},
-		502, "no-store", "1", "upstream_broken", "golang.org/x/mod@v0.20.0: proxy.example.com is failing, not this proxy; try again later: proxy.example.com: connection refused\n"},
-	{"slow", &cache.Error{Reason: cache.Slow, Source: "proxy.example.com", Text: "silent for 30 s", RetryAfter: time.Minute},
-		504, "no-store", "60", "upstream_slow", "golang.org/x/mod@v0.20.0: proxy.example.com did not answer in time; try again later: proxy.example.com: silent for 30 s\n"},
-	{"mismatch", &cache.Error{Reason: cache.Mismatch, Source: "sum.golang.org", Text: "h1 differs", RetryAfter: time.Minute},
-		502, "no-store", "", "checksum_mismatch", "golang.org/x/mod@v0.20.0: checksum mismatch, nothing was kept; do not switch verification off, tell whoever runs the source: sum.golang.org: h1 differs\n"},
-	{"internal", &cache.Error{Reason: cache.Internal, Text: "secret detail"},
-		500, "no-store", "", "internal", "golang.org/x/mod@v0.20.0: internal server error of this proxy; its log says more\n"},
-	{"foreign", fs.ErrNotExist,
-		500, "no-store", "", "internal", "golang.org/x/mod@v0.20.0: internal server error of this proxy; its log says more\n"},
+	{
+		"not found", &cache.Error{Reason: cache.NotFound, Source: "proxy.example.com", Text: "no such version"},
+		404, "public, max-age=60", "", "not_found", "not found: golang.org/x/mod@v0.20.0: proxy.example.com: no such version\n",
+	},
+	{
+		"wrapped", fmt.Errorf("asking: %w", &cache.Error{Reason: cache.NotFound, Text: "no such version"}),
+		404, "public, max-age=60", "", "not_found", "not found: golang.org/x/mod@v0.20.0: no such version\n",
+	},
+	{
+		"gone", &cache.Error{Reason: cache.Gone, Source: "proxy.example.com", Text: "removed"},
+		410, "public, max-age=60", "", "gone", "not found: golang.org/x/mod@v0.20.0: proxy.example.com: removed\n",
+	},
+	{
+		"not cached", &cache.Error{Reason: cache.NotCached, Text: "not cached, and fetching is off"},
+		404, "no-store", "", "not_cached", "not found: golang.org/x/mod@v0.20.0: not cached, and fetching is off\n",
+	},
+	{
+		"malformed", &cache.Error{Reason: cache.Malformed, Text: "no such name"},
+		404, "public, max-age=86400", "", "malformed", "not found: golang.org/x/mod@v0.20.0: no such name\n",
+	},
+	{
+		"denied", &cache.Error{Reason: cache.Denied, Source: "policy", Text: "licence"},
+		403, "no-store", "", "denied", "golang.org/x/mod@v0.20.0: denied: policy: licence\n",
+	},
+	{
+		"busy", &cache.Error{Reason: cache.Busy, RetryAfter: 1500 * time.Millisecond},
+		503, "no-store", "2", "busy", "golang.org/x/mod@v0.20.0: the cache has too much to do; try again in 2 s: busy\n",
+	},
+	{
+		"broken", &cache.Error{Reason: cache.Broken, Source: "proxy.example.com", Text: "connection refused"},
+		502, "no-store", "1", "upstream_broken", "golang.org/x/mod@v0.20.0: proxy.example.com is failing, not this proxy; try again later: proxy.example.com: connection refused\n",
+	},
+	{
+		"slow", &cache.Error{Reason: cache.Slow, Source: "proxy.example.com", Text: "silent for 30 s", RetryAfter: time.Minute},
+		504, "no-store", "60", "upstream_slow", "golang.org/x/mod@v0.20.0: proxy.example.com did not answer in time; try again later: proxy.example.com: silent for 30 s\n",
+	},
+	{
+		"mismatch", &cache.Error{Reason: cache.Mismatch, Source: "sum.golang.org", Text: "h1 differs", RetryAfter: time.Minute},
+		502, "no-store", "", "checksum_mismatch", "golang.org/x/mod@v0.20.0: checksum mismatch, nothing was kept; do not switch verification off, tell whoever runs the source: sum.golang.org: h1 differs\n",
+	},
+	{
+		"internal", &cache.Error{Reason: cache.Internal, Text: "secret detail"},
+		500, "no-store", "", "internal", "golang.org/x/mod@v0.20.0: internal server error of this proxy; its log says more\n",
+	},
+	{
+		"foreign", fs.ErrNotExist,
+		500, "no-store", "", "internal", "golang.org/x/mod@v0.20.0: internal server error of this proxy; its log says more\n",
+	},
 }
 
 // TestErrors holds each failure against its answer, before and in the middle of
@@ -188,7 +212,7 @@ func TestPaths(t *testing.T) {
 		if r.StatusCode != test.status || !strings.Contains(got, test.text) {
 			t.Errorf("%s: got %d %q, want %d with %q", test.path, r.StatusCode, got, test.status, test.text)
 		}
-		if r.StatusCode == 200 {
+		if r.StatusCode == http.StatusOK {
 			continue
 		}
 		checkHeaders(t, r, "Content-Type", "text/plain; charset=utf-8", "Location", "")
@@ -213,7 +237,7 @@ func TestEscapes(t *testing.T) {
 		"/cached-only/github.com/%21azure/sdk/@v/v1.0.0-%21r%21c1.info",
 	} {
 		r := raw(t, url, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
-		if got := body(t, r); r.StatusCode != 200 || got != "{}" {
+		if got := body(t, r); r.StatusCode != http.StatusOK || got != "{}" {
 			t.Errorf("%s: got %d %q, want 200 {}", path, r.StatusCode, got)
 		}
 	}
@@ -227,7 +251,7 @@ func TestSupported(t *testing.T) {
 	g := newGateway(t, gateway.Config{Sumdbs: []string{"sum.golang.org"}})
 	for _, method := range []string{"GET", "HEAD"} {
 		r := do(g, method, "/sumdb/sum.golang.org/supported")
-		if got := body(t, r); r.StatusCode != 200 || got != "" {
+		if got := body(t, r); r.StatusCode != http.StatusOK || got != "" {
 			t.Errorf("%s: got %d %q, want 200 and nothing", method, r.StatusCode, got)
 		}
 		checkHeaders(t, r, "Content-Length", "0", "Content-Type", "text/plain; charset=UTF-8")
@@ -310,7 +334,7 @@ func TestNoFetch(t *testing.T) {
 		}
 		r := do(newGateway(t, gateway.Config{Cache: c}), "GET", test.path, "Disable-Module-Fetch", test.header)
 		checkHeaders(t, r, "Cache-Control", "no-store")
-		if got := c.asked(); r.StatusCode != 404 || len(got) != 1 || got[0].Mode != test.want {
+		if got := c.asked(); r.StatusCode != http.StatusNotFound || len(got) != 1 || got[0].Mode != test.want {
 			t.Errorf("%s with %q: got %d after %v, want 404 after mode %d", test.path, test.header, r.StatusCode, got, test.want)
 		}
 	}
@@ -346,7 +370,7 @@ func TestCacheAnswersNothing(t *testing.T) {
 	for _, name := range []string{modName, zipName} {
 		c := newFakeCache(t)
 		c.on(name, func(context.Context, cache.Request) (*cache.Object, error) { return nil, nil })
-		if r := do(newGateway(t, gateway.Config{Cache: c}), "GET", "/"+name); r.StatusCode != 500 {
+		if r := do(newGateway(t, gateway.Config{Cache: c}), "GET", "/"+name); r.StatusCode != http.StatusInternalServerError {
 			t.Errorf("%s: got %d, want 500", name, r.StatusCode)
 		}
 	}

@@ -48,7 +48,9 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 	}
 	data, err := askDatabase(ctx, db, t)
 	if err != nil {
-		n.remember(t, err)
+		if t.Kind == target.SumdbLookup { // a tile that is absent now may be complete in a moment
+			n.remember(t, err)
+		}
 		return nil, err
 	}
 	obj := n.bytesObject(t, data, cache.Upstream)

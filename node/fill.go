@@ -23,9 +23,8 @@ const copyBuffer = 256 << 10
 // fill runs a flight to its end. It never leaves the flight without an end: a
 // panic becomes an error of the flight and a line in the log.
 func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
-	ctx, cancel := context.WithTimeout(ctx, fillTimeout)
-	defer cancel()
-	defer context.AfterFunc(n.stopping, cancel)()
+	ctx, done := n.lasting(ctx, fillTimeout)
+	defer done()
 	defer n.flights.remove(t.String())
 	start := time.Now()
 	data, err := n.runFill(ctx, t, f)
@@ -199,6 +198,8 @@ func (n *Node) verifyZip(ctx context.Context, t target.Target, pending store.Pen
 func (n *Node) lookAhead(ctx context.Context, t target.Target) {
 	if db := n.database(t); db != nil {
 		n.running.Go(func() { _, _ = db.Lookup(ctx, t.Module()) })
+		// Clients may know a newer head than the records carry, and ask for its tiles first.
+		n.running.Go(func() { _, _ = db.Latest(ctx) })
 	}
 }
 

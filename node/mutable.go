@@ -120,9 +120,8 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	n.refreshes[t.String()] = r
 	n.running.Go(func() {
 		defer n.endRefresh(t, r)
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refreshTimeout)
-		defer cancel()
-		defer context.AfterFunc(n.stopping, cancel)()
+		ctx, done := n.lasting(ctx, refreshTimeout)
+		defer done()
 		start := time.Now()
 		r.err = errStopping // what waiters get if runRefresh panics
 		r.doc, r.err = n.runRefresh(ctx, t, old)

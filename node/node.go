@@ -223,9 +223,20 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 	}
 	f, started, err = n.flights.start(t.String(), maxQueued)
 	if started {
-		n.running.Go(func() { n.fill(context.WithoutCancel(ctx), t, f) })
+		n.running.Go(func() { n.fill(ctx, t, f) })
 	}
 	return f, started, err
+}
+
+// lasting returns a context for work that belongs to the node: it has the values
+// of ctx but ends only with the node or after limit.
+func (n *Node) lasting(ctx context.Context, limit time.Duration) (_ context.Context, done func()) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	stop := context.AfterFunc(n.stopping, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
 }
 
 func notCached(t target.Target) error {

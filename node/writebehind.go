@@ -4,7 +4,9 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/ringmod/ringmod/node/store"
@@ -14,6 +16,12 @@ import (
 const (
 	writeBehindBytes   = 64 << 20
 	writeBehindWorkers = 16 // commits at once; they share index transactions
+	// An object waits for others until none has come for writeBehindQuiet, at
+	// most writeBehindDelay: the writes of a burst, such as a module graph, then
+	// come behind its answers and not between them, and share transactions.
+	writeBehindQuiet = 500 * time.Millisecond
+	writeBehindFull  = 4096 // objects that do not wait for more
+	writeBehindDelay = 5 * time.Second
 )
 
 // WriteBehind stores small verified objects without making their readers wait
@@ -24,11 +32,21 @@ type WriteBehind struct {
 	log   *slog.Logger
 
 	room    *semaphore.Weighted // bytes that may still wait
-	workers *semaphore.Weighted
 	running sync.WaitGroup
+
+	hurry func() // ends the waiting for others
+	rush  <-chan struct{}
 
 	mu      sync.Mutex
 	pending map[string][]byte
+	queue   []write // not yet being stored
+}
+
+// write is one object on its way to the store.
+type write struct {
+	ctx      context.Context //nolint:containedctx // of the request, for the log
+	name, h1 string
+	data     []byte
 }
 
 // NewWriteBehind returns a writer in front of s.
@@ -36,9 +54,10 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	rush, hurry := context.WithCancel(context.Background())
 	return &WriteBehind{
-		store: s, log: log, pending: map[string][]byte{},
-		room: semaphore.NewWeighted(writeBehindBytes), workers: semaphore.NewWeighted(writeBehindWorkers),
+		store: s, log: log, pending: map[string][]byte{}, hurry: hurry, rush: rush.Done(),
+		room: semaphore.NewWeighted(writeBehindBytes),
 	}
 }
 
@@ -50,13 +69,50 @@ func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 stri
 		return diskError(err)
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.pending[name] = data
-	w.mu.Unlock()
-	w.running.Go(func() {
-		defer w.room.Release(weight)
-		w.commit(context.WithoutCancel(ctx), name, data, h1)
-	})
+	w.queue = append(w.queue, write{context.WithoutCancel(ctx), name, h1, data})
+	if len(w.queue) == 1 {
+		w.running.Go(w.flush)
+	}
 	return nil
+}
+
+// flush stores what comes together.
+func (w *WriteBehind) flush() {
+	w.gather()
+	w.mu.Lock()
+	queue := w.queue
+	w.queue = nil
+	w.mu.Unlock()
+	var group errgroup.Group
+	group.SetLimit(writeBehindWorkers)
+	for _, each := range queue {
+		group.Go(func() error {
+			w.commit(each)
+			return nil
+		})
+	}
+	_ = group.Wait() // commit tells of its failures itself
+}
+
+// gather returns when the burst is over.
+func (w *WriteBehind) gather() {
+	start := time.Now()
+	for seen := 0; time.Since(start) < writeBehindDelay; {
+		w.mu.Lock()
+		queued := len(w.queue)
+		w.mu.Unlock()
+		if queued == seen || queued >= writeBehindFull {
+			return
+		}
+		seen = queued
+		select {
+		case <-time.After(writeBehindQuiet):
+		case <-w.rush:
+			return
+		}
+	}
 }
 
 // Pending returns the bytes of an object that waits to be stored.
@@ -68,32 +124,31 @@ func (w *WriteBehind) Pending(name string) ([]byte, bool) {
 }
 
 // Wait returns when everything that was Put is stored or has failed.
-func (w *WriteBehind) Wait() { w.running.Wait() }
-
-func (w *WriteBehind) commit(ctx context.Context, name string, data []byte, h1 string) {
-	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		delete(w.pending, name)
-	}()
-	if err := w.workers.Acquire(ctx, 1); err != nil {
-		return
-	}
-	defer w.workers.Release(1)
-	if err := w.write(name, data, h1); err != nil {
-		w.log.ErrorContext(ctx, "storing", "key", name, "err", err)
-	}
+func (w *WriteBehind) Wait() {
+	w.hurry()
+	w.running.Wait()
 }
 
-func (w *WriteBehind) write(name string, data []byte, h1 string) error {
-	p, err := w.store.Create(name)
+func (w *WriteBehind) commit(o write) {
+	defer w.room.Release(min(int64(len(o.data)), writeBehindBytes))
+	err := w.write(o)
+	if err != nil {
+		w.log.ErrorContext(o.ctx, "storing", "key", o.name, "err", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.pending, o.name)
+}
+
+func (w *WriteBehind) write(o write) error {
+	p, err := w.store.Create(o.name)
 	if err != nil {
 		return err
 	}
 	defer p.Abort()
-	if _, err := p.Write(data); err != nil {
+	if _, err := p.Write(o.data); err != nil {
 		return err
 	}
-	_, err = p.Commit(h1)
+	_, err = p.Commit(o.h1)
 	return err
 }

@@ -58,6 +58,7 @@ func TestFigures(t *testing.T) {
 type figures struct{ owners, copies, join, leave, death float64 }
 
 func measure(t *testing.T, spec ring.Spec, n, zones int) figures {
+	t.Helper()
 	const rounds = 3
 	all := nodes(spec, n, zones)
 	before := view(t, spec, all...).Current()

@@ -47,6 +47,7 @@ func TestGolden(t *testing.T) {
 
 // runScript returns the script with the outputs that its commands have now.
 func runScript(t *testing.T, script string) string {
+	t.Helper()
 	var out bytes.Buffer
 	s := &golden{spec: ring.DefaultSpec()}
 	for i, block := range strings.Split(strings.TrimRight(script, "\n"), "\n\n") {
@@ -90,6 +91,7 @@ func parseLine(line string) (name string, o options) {
 }
 
 func (o options) number(t *testing.T, key string, missing int) int {
+	t.Helper()
 	if o[key] == "" {
 		return missing
 	}
@@ -108,6 +110,7 @@ func (o options) or(key, missing string) string {
 }
 
 func (s *golden) run(t *testing.T, line string, input []string) string {
+	t.Helper()
 	name, o := parseLine(line)
 	switch name {
 	case "spec":
@@ -143,6 +146,7 @@ func (s *golden) run(t *testing.T, line string, input []string) string {
 }
 
 func (s *golden) runSpec(t *testing.T, o options) string {
+	t.Helper()
 	s.spec.Replicas = o.number(t, "replicas", s.spec.Replicas)
 	s.spec.VirtualNodes = o.number(t, "virtual", s.spec.VirtualNodes)
 	s.spec.LoadPermille = o.number(t, "load", s.spec.LoadPermille)
@@ -162,6 +166,7 @@ func (s *golden) runSpec(t *testing.T, o options) string {
 
 // runPartition reads lines of a class and its two strings.
 func runPartition(t *testing.T, input []string) string {
+	t.Helper()
 	var out strings.Builder
 	for _, line := range input {
 		f := append(strings.Fields(line), "", "")
@@ -189,6 +194,7 @@ var (
 
 // put merges the member that a line describes and says what came of it.
 func (s *golden) put(t *testing.T, line string) string {
+	t.Helper()
 	id, o := parseLine(line)
 	m := node(s.spec, id, o["zone"], o.number(t, "weight", 1))
 	m.Region = o.or("region", m.Region)
@@ -223,6 +229,7 @@ func (s *golden) runMembers() string {
 // runPlace prints each table as one hash and its first partitions in clear,
 // replicas before the bar, spare ranks behind it.
 func (s *golden) runPlace(t *testing.T, o options) string {
+	t.Helper()
 	v, err := ring.NewView(s.spec, &s.members)
 	if err != nil {
 		return err.Error() + "\n"
@@ -260,6 +267,7 @@ func describe(table *ring.Table, region string, n int) string {
 }
 
 func (s *golden) runHomes(t *testing.T, o options) string {
+	t.Helper()
 	v, err := ring.NewView(s.spec, &s.members)
 	if err != nil {
 		return err.Error() + "\n"
@@ -276,27 +284,28 @@ func (s *golden) runHomes(t *testing.T, o options) string {
 
 // runPlan prints what moves from the current table to the next one.
 func (s *golden) runPlan(t *testing.T, o options) string {
+	t.Helper()
 	v, err := ring.NewView(s.spec, &s.members)
 	if err != nil {
 		return err.Error() + "\n"
 	}
 	moves := ring.Plan(v.Current(), v.Next())
-	var all, clear strings.Builder
+	var all, shown strings.Builder
 	for i, g := range moves.Gains {
 		line := fmt.Sprintf("%s %d: %s from %s\n", g.Region, g.Partition, g.Member, strings.Join(g.From, " "))
 		all.WriteString(line)
 		if i < o.number(t, "show", 3) {
-			clear.WriteString(line)
+			shown.WriteString(line)
 		}
 	}
 	for i, d := range moves.Drops {
 		line := fmt.Sprintf("%s %d: %s drops\n", d.Region, d.Partition, d.Member)
 		all.WriteString(line)
 		if i < o.number(t, "show", 3) {
-			clear.WriteString(line)
+			shown.WriteString(line)
 		}
 	}
-	return fmt.Sprintf("%d gains, %d drops, hash %s\n%s", len(moves.Gains), len(moves.Drops), hashOf(all.String()), clear.String())
+	return fmt.Sprintf("%d gains, %d drops, hash %s\n%s", len(moves.Gains), len(moves.Drops), hashOf(all.String()), shown.String())
 }
 
 // hashOf is deliberately not the hash that the package places by.

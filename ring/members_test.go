@@ -25,6 +25,7 @@ func randomMember(random *rand.Rand) ring.Member {
 }
 
 func randomTable(t testing.TB, random *rand.Rand) *ring.Members {
+	t.Helper()
 	table := new(ring.Members)
 	for range random.IntN(8) {
 		if _, err := table.Put(randomMember(random)); err != nil {

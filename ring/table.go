@@ -128,7 +128,7 @@ func owners(spec Spec, members []Member, in []Index) (owners []Index, err error)
 	})
 	owners = make([]Index, Partitions)
 	for p := range owners {
-		owners[p] = circle.GetPartitionOwner(p).(unit).index
+		owners[p] = circle.GetPartitionOwner(p).(unit).index //nolint:errcheck // it has no other members
 	}
 	return owners, nil
 }

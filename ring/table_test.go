@@ -332,7 +332,7 @@ func TestFind(t *testing.T) {
 	}
 }
 
-func TestLookupDoesNotAllocate(t *testing.T) {
+func TestLookupDoesNotAllocate(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts what others allocate too
 	spec := ring.DefaultSpec()
 	v := view(t, spec, nodes(spec, 12, 3)...)
 	var sink int

@@ -1,19 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
-	"github.com/ringmod/ringmod/node/sumdb"
-	"github.com/ringmod/ringmod/node/upstream"
+	"github.com/ringmod/ringmod/ring"
 )
 
 // options are the settings of a process, by flag, environment variable or
@@ -22,9 +17,11 @@ type options struct {
 	httpAddr, grpcAddr, gossipAddr, adminAddr string
 
 	nodeID, region, zone string
+	weight, replicas     int
 	dataDir              string
 
 	upstream, private string
+	upstreamOfGo      bool // upstream is what 'go env' says and not a setting of ours
 	sumdbs            []string
 	offline           bool
 	contact           string
@@ -45,6 +42,8 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this node (default: the host name, kept in the data folder)")
 	flags.StringVar(&o.region, "region", "default", "`region` of this process")
 	flags.StringVar(&o.zone, "zone", "", "`zone` of this process within its region")
+	flags.IntVar(&o.weight, "weight", 1, "`share` of its region's objects relative to other nodes, 1 to 16")
+	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present")
 	flags.StringVar(&o.upstream, "upstream", "", "where modules come from, in GOPROXY `syntax` (default: what 'go env GOPROXY' says)")
 	flags.StringVar(&o.private, "private", "", "`patterns` of private modules, as in GOPRIVATE (default: what 'go env GOPRIVATE' says)")
 	flags.StringArrayVar(&o.sumdbs, "sumdb", []string{"sum.golang.org"}, "checksum `database` in GOSUMDB syntax, repeatable; the first one verifies; 'off' for none")
@@ -78,52 +77,38 @@ func (o *options) resolve() error {
 		if err != nil {
 			return usagef("asking the go command for GOPROXY: %w; give --upstream", err)
 		}
-		o.upstream = list
+		o.upstream, o.upstreamOfGo = list, true
 	}
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
 	}
-	return o.checkSources()
+	if err := o.checkSources(); err != nil {
+		return err
+	}
+	return o.checkPlacement()
 }
 
-// checkSources finds mistakes in --upstream and --sumdb before anything is
-// opened.
-func (o *options) checkSources() error {
-	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
-		return usagef("--upstream: %w", err)
+// checkPlacement holds the settings that a cluster places objects by against
+// the rules of ring. A single process owns everything.
+func (o *options) checkPlacement() error {
+	spec := ring.DefaultSpec()
+	spec.Replicas = o.replicas
+	if err := spec.Validate(); err != nil {
+		return usagef("--replicas: %w", err)
 	}
-	if slices.Contains(o.sumdbs, "off") {
-		if len(o.sumdbs) > 1 {
-			return usagef("--sumdb off stands alone")
-		}
-		o.sumdbs = nil
-	}
-	for _, s := range o.sumdbs {
-		if _, err := sumdb.ParseSpec(s); err != nil {
-			return usagef("--sumdb %q: %w", s, err)
-		}
+	if err := o.member("this").Check(); err != nil {
+		return usagef("--region, --zone, --weight: %w", err)
 	}
 	return nil
 }
 
-// goEnv returns what 'go env' says.
-func goEnv(name string) (string, error) {
-	out, err := exec.Command("go", "env", name).Output() //nolint:noctx // local and instant
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return "", fmt.Errorf("%s", firstLine(exit.Stderr))
+// member returns this process as a cluster would see it.
+func (o *options) member(id string) ring.Member {
+	return ring.Member{
+		ID: id, Epoch: 1, State: ring.Active, Role: ring.Node,
+		Region: o.region, Zone: o.zone, Weight: o.weight, Addr: o.grpcAddr,
 	}
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(out)), nil
 }
-
-func firstLine(b []byte) []byte {
-	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
-	return line
-}
-
-const nodeIDFile = "node-id"
 
 // identity returns the node's id: the one kept in the data folder, which stays
 // the same when the host is renamed, or a new one that is kept from now on.
@@ -145,21 +130,8 @@ func (o *options) identity() (string, error) {
 			return "", usagef("no host name (%w); give --node-id", err)
 		}
 	}
-	if err := checkName(id); err != nil {
-		return "", usagef("--node-id %q: %w", id, err)
+	if err := o.member(id).Check(); err != nil {
+		return "", usagef("--node-id: %w", err)
 	}
 	return id, os.WriteFile(file, []byte(id+"\n"), 0o644)
-}
-
-// checkName accepts what can stand in headers, log lines and ring keys.
-func checkName(s string) error {
-	if s == "" || len(s) > 64 {
-		return errors.New("want 1 to 64 characters")
-	}
-	for _, c := range s {
-		if c <= ' ' || c > '~' || strings.ContainsRune(`|"\,;`, c) {
-			return fmt.Errorf("the character %q is not allowed", c)
-		}
-	}
-	return nil
 }

@@ -74,7 +74,7 @@ func serve(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 	}
 	defer listeners.close()
 	inspector := node.NewInspector(verify.New(0))
-	disk, err := store.OpenDisk(store.DiskConfig{Dir: o.dataDir, Inspect: inspector.Inspect, Logger: log})
+	disk, err := store.OpenDisk(store.DiskConfig{Dir: o.dataDir, Inspect: inspector.Inspect, Logger: log}) //nolint:contextcheck // its walk lives as long as the disk
 	if err != nil {
 		return err
 	}

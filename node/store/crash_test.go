@@ -117,6 +117,7 @@ const killDirEnv = "STORE_TEST_KILL_DIR"
 // TestKilledChild is the process that TestKill kills: it commits and removes
 // until it is dead, and prints what is done.
 func TestKilledChild(t *testing.T) {
+	t.Parallel()
 	dir := os.Getenv(killDirEnv)
 	if dir == "" {
 		t.Skip("only run by TestKill")
@@ -200,7 +201,7 @@ func runAndKill(t *testing.T, dir string, after time.Duration) []string {
 			t.Errorf("child: %s", reason)
 		}
 		if line == "ready" {
-			time.AfterFunc(after, func() { cmd.Process.Kill() })
+			time.AfterFunc(after, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended by itself
 		}
 		if name, ok := strings.CutPrefix(line, "done "); ok {
 			done = append(done, name)

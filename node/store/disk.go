@@ -88,7 +88,7 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d.quarantine.dir = filepath.Join(d.dir, "quarantine")
 	if err := d.open(); err != nil {
 		if d.lock != nil {
-			d.lock.Close()
+			d.lock.Close() //nolint:errcheck // nothing was written to it
 		}
 		return nil, fmt.Errorf("opening data directory %s: %w", d.dir, explain(err))
 	}

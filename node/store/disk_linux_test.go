@@ -25,10 +25,12 @@ func TestNotWritable(t *testing.T) {
 		defer close(done)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 		for parent := dir; os.Getuid() == 0 && strings.HasPrefix(parent, os.TempDir()+"/"); parent = filepath.Dir(parent) {
-			os.Chmod(parent, 0o555)
+			if err := os.Chmod(parent, 0o555); err != nil {
+				t.Error(err)
+			}
 		}
 		if os.Getuid() == 0 {
-			syscall.RawSyscall(syscall.SYS_SETFSUID, 65534, 0, 0)
+			syscall.RawSyscall(syscall.SYS_SETFSUID, 65534, 0, 0) //nolint:errcheck // it reports no errors
 		}
 		var d *Disk
 		if d, err = OpenDisk(DiskConfig{Dir: dir}); err == nil {
@@ -49,7 +51,11 @@ func TestDiskFull(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Skipf("mounting a tmpfs needs root: %v", err)
 	}
-	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	d := openTest(t, dir)
 	data := content("a", 10_000)
 	mustCommit(t, d, "a/1", data)

@@ -87,7 +87,9 @@ func TestLeftoversAreSwept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Write([]byte("x"))
+	if _, err := p.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
 	d.Close()
 	tmp := filepath.Join(d.dir, "tmp")
 	if err := os.MkdirAll(filepath.Join(tmp, "x/y"), 0o777); err != nil {
@@ -246,6 +248,7 @@ func BenchmarkOpenUnchecked(b *testing.B) {
 }
 
 func benchmarkOpen(b *testing.B, d *Disk, before func()) {
+	b.Helper()
 	b.ReportAllocs()
 	for b.Loop() {
 		before()

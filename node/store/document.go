@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,7 +19,7 @@ func (d *Disk) Document(name string) (Document, error) {
 		doc, err = decodeDocument(payload)
 		return err
 	})
-	if err == fs.ErrNotExist {
+	if errors.Is(err, fs.ErrNotExist) {
 		err = notExist(name)
 	}
 	return doc, err
@@ -64,7 +65,7 @@ func (d *Disk) derive(path string, body []byte) error {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
+		os.Remove(f.Name()) //nolint:errcheck // else the next start does it
 	}
 	return err
 }

@@ -113,9 +113,9 @@ func (ix *index) put(bucket, name string, payload []byte) error {
 	return ix.submit(&indexWrite{bucket: bucket, name: name, value: seal(bucket, name, payload)})
 }
 
-// remove drops a value durably, if there is one.
-func (ix *index) remove(bucket, name string) error {
-	return ix.submit(&indexWrite{bucket: bucket, name: name})
+// remove drops the entry of an object durably, if there is one.
+func (ix *index) remove(name string) error {
+	return ix.submit(&indexWrite{bucket: bucketObjects, name: name})
 }
 
 func (ix *index) submit(w *indexWrite) error {

@@ -55,7 +55,7 @@ func (d *Disk) openChecked(name, path string) *Object {
 		return nil
 	}
 	if info, err := f.Stat(); err != nil || identityOf(info) != c.id {
-		f.Close()
+		f.Close() //nolint:errcheck // only read
 		return nil
 	}
 	return &Object{Entry: c.entry, File: f}
@@ -78,7 +78,7 @@ func (d *Disk) openUnchecked(ctx context.Context, name, path string) (*Object, e
 	if err == nil {
 		return &Object{Entry: entry, File: f}, nil
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	if bad, ok := errors.AsType[*badCopyError](err); ok {
 		return nil, d.setAside(ctx, name, path, bad.err)
 	}
@@ -95,7 +95,7 @@ func absent(err error) bool {
 func (d *Disk) dropEntry(name string) error {
 	d.verified.forget(name)
 	if _, err := d.record(name); err == nil {
-		if err := d.index.remove(bucketObjects, name); err != nil {
+		if err := d.index.remove(name); err != nil {
 			return fmt.Errorf("dropping the entry of %s: %w", name, err)
 		}
 	}
@@ -173,8 +173,8 @@ func (d *Disk) adopt(ctx context.Context, name string, f *os.File, id identity) 
 	}
 	sum := newSummer()
 	err := d.buffers.read(ctx, f, id.size, func(_ int, chunk []byte) error {
-		_, err := sum.Write(chunk)
-		return err
+		sum.add(chunk)
+		return nil
 	})
 	if err != nil {
 		return Entry{}, err
@@ -210,7 +210,7 @@ func (d *Disk) setAside(ctx context.Context, name, path string, cause error) err
 	d.logger.ErrorContext(ctx, "bad copy set aside", "key", name, "err", cause)
 	err := d.quarantine.take(path, name)
 	if err == nil {
-		err = d.index.remove(bucketObjects, name)
+		err = d.index.remove(name)
 	}
 	if err != nil {
 		// It is not served either way: each Open checks it again.
@@ -239,7 +239,7 @@ func (d *Disk) Remove(name string) error {
 	if err != nil && !absent(err) {
 		return err
 	}
-	if err := d.index.remove(bucketObjects, name); err != nil {
+	if err := d.index.remove(name); err != nil {
 		return fmt.Errorf("removing the entry of %s: %w", name, err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -50,7 +51,7 @@ func (p *diskPending) Write(b []byte) (int, error) {
 		return 0, p.failed
 	}
 	n, err := f.Write(b)
-	p.sum.Write(b[:n])
+	p.sum.add(b[:n])
 	if err != nil {
 		p.failed = fmt.Errorf("writing %s: %w", p.name, err)
 	}
@@ -85,7 +86,7 @@ func openAs(path string, want fs.FileInfo) (File, error) {
 		return f, nil
 	}
 	if info, err := f.Stat(); err != nil || !os.SameFile(info, want) {
-		f.Close()
+		f.Close() //nolint:errcheck // only read
 		return nil, notExist(path)
 	}
 	return f, nil
@@ -97,8 +98,8 @@ func (p *diskPending) Abort() {
 	if p.file == nil {
 		return
 	}
-	p.file.Close()
-	os.Remove(p.file.Name()) // else the next start does it
+	p.file.Close()           //nolint:errcheck // nobody wants the bytes
+	os.Remove(p.file.Name()) //nolint:errcheck // else the next start does it
 	p.file = nil
 }
 
@@ -125,7 +126,7 @@ func (p *diskPending) Commit(h1 string) (Entry, error) {
 	}
 	r := p.sum.record(p.name, h1)
 	if err := p.commit(f, r); err != nil {
-		if _, crashed := err.(*crash); !crashed {
+		if _, crashed := errors.AsType[*crash](err); !crashed {
 			p.Abort()
 		}
 		return Entry{}, fmt.Errorf("committing %s: %w", p.name, err)
@@ -212,7 +213,7 @@ func (p *diskPending) rename(f *os.File) error {
 func (d *Disk) restore(name string, old *record) {
 	var err error
 	if old == nil {
-		err = d.index.remove(bucketObjects, name)
+		err = d.index.remove(name)
 	} else {
 		err = d.index.put(bucketObjects, name, old.encode())
 	}

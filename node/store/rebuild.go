@@ -54,10 +54,12 @@ func (d *Disk) adoptAll(ctx context.Context) (adopted int, err error) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed meanwhile
+			return nil
+		case err != nil:
 			return err
-		}
-		if err != nil || !e.Type().IsRegular() {
+		case !e.Type().IsRegular():
 			return nil
 		}
 		local, err := filepath.Rel(d.dirs.root, path)

@@ -18,6 +18,7 @@ func TestMem(t *testing.T) {
 func TestDisk(t *testing.T) {
 	t.Parallel()
 	storetest.Test(t, func(t *testing.T) (store.Store, store.Documents) {
+		t.Helper()
 		d, err := store.OpenDisk(store.DiskConfig{Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)

@@ -26,7 +26,7 @@ var (
 	errSum      = errors.New("wrong checksum")
 )
 
-// summer computes size, SHA-256 and chunk sums of what is written to it.
+// summer computes size, SHA-256 and chunk sums of what is added to it.
 type summer struct {
 	size   int64
 	sha256 hash.Hash
@@ -35,7 +35,7 @@ type summer struct {
 
 func newSummer() *summer { return &summer{sha256: sha256.New()} }
 
-func (s *summer) Write(p []byte) (int, error) {
+func (s *summer) add(p []byte) {
 	s.sha256.Write(p)
 	for rest := p; len(rest) > 0; {
 		at := int(s.size % chunkSize)
@@ -48,10 +48,9 @@ func (s *summer) Write(p []byte) (int, error) {
 		s.size += int64(n)
 		rest = rest[n:]
 	}
-	return len(p), nil
 }
 
-// record describes what has been written, stored now.
+// record describes what has been added, stored now.
 func (s *summer) record(name, h1 string) *record {
 	r := &record{Entry: Entry{Name: name, Size: s.size, H1: h1, Stored: time.Now().UTC()}, sums: s.sums}
 	s.sha256.Sum(r.SHA256[:0])
@@ -147,7 +146,7 @@ func (v *verified) add(c checkedFile) {
 	}
 	v.byName[c.entry.Name] = v.order.PushFront(&c)
 	if v.order.Len() > maxVerified {
-		oldest := v.order.Remove(v.order.Back()).(*checkedFile)
+		oldest := v.order.Remove(v.order.Back()).(*checkedFile) //nolint:errcheck // the list holds nothing else
 		delete(v.byName, oldest.entry.Name)
 	}
 }
@@ -161,7 +160,7 @@ func (v *verified) get(name string) (checkedFile, bool) {
 		return checkedFile{}, false
 	}
 	v.order.MoveToFront(e)
-	c := e.Value.(*checkedFile)
+	c := e.Value.(*checkedFile) //nolint:errcheck // as above
 	return *c, time.Since(c.at) < checkLife
 }
 

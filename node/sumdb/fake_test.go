@@ -312,13 +312,13 @@ func (c *client) ReadConfig(file string) ([]byte, error) {
 	return c.latest, nil
 }
 
-func (c *client) WriteConfig(_ string, old, new []byte) error {
+func (c *client) WriteConfig(_ string, old, data []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !bytes.Equal(c.latest, old) {
 		return xsumdb.ErrWriteConflict
 	}
-	c.latest = new
+	c.latest = data
 	return nil
 }
 

@@ -31,7 +31,7 @@ func (c *lru[K, V]) get(key K) (value V, ok bool) {
 		return value, false
 	}
 	c.order.MoveToFront(e)
-	return e.Value.(lruEntry[K, V]).value, true
+	return e.Value.(lruEntry[K, V]).value, true //nolint:errcheck // the list holds nothing else
 }
 
 func (c *lru[K, V]) put(key K, value V) {
@@ -44,7 +44,7 @@ func (c *lru[K, V]) put(key K, value V) {
 	}
 	c.byKey[key] = c.order.PushFront(lruEntry[K, V]{key, value})
 	if c.order.Len() > c.size {
-		oldest := c.order.Remove(c.order.Back()).(lruEntry[K, V])
+		oldest := c.order.Remove(c.order.Back()).(lruEntry[K, V]) //nolint:errcheck // as above
 		delete(c.byKey, oldest.key)
 	}
 }

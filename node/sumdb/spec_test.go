@@ -96,8 +96,10 @@ func FuzzLookup(f *testing.F) {
 	f.Add(bytes.Replace(honest, []byte("7\n"), []byte("-7\n"), 1))
 	f.Add([]byte("7\nexample.com/m7 v1.0.0 h1:x\n\n\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		r := &rig{t: t, db: r.db, heads: r.heads, remote: &remote{db: r.db, counts: make(map[string]int)},
-			storage: &storage{t: t, files: make(map[string][]byte), damaged: make(map[string]bool)}}
+		r := &rig{
+			t: t, db: r.db, heads: r.heads, remote: &remote{db: r.db, counts: make(map[string]int)},
+			storage: &storage{t: t, files: make(map[string][]byte), damaged: make(map[string]bool)},
+		}
 		r.restart()
 		r.remote.set(func(rest string, data []byte, err error) ([]byte, error) {
 			if strings.HasPrefix(rest, "lookup/") {
@@ -124,8 +126,10 @@ func FuzzDataTile(f *testing.F) {
 	f.Add([]byte("\n\n\n\n\n\n"))
 	f.Add([]byte("\n\n\n\n\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		r := &rig{t: t, db: r.db, heads: &heads{msgs: make(map[string][]byte)}, remote: &remote{db: r.db, counts: make(map[string]int)},
-			storage: &storage{t: t, files: make(map[string][]byte), damaged: make(map[string]bool)}}
+		r := &rig{
+			t: t, db: r.db, heads: &heads{msgs: make(map[string][]byte)}, remote: &remote{db: r.db, counts: make(map[string]int)},
+			storage: &storage{t: t, files: make(map[string][]byte), damaged: make(map[string]bool)},
+		}
 		r.restart()
 		r.remote.set(func(rest string, data []byte, err error) ([]byte, error) {
 			if strings.HasPrefix(rest, "tile/8/data/") {

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"golang.org/x/mod/module"
 
@@ -72,7 +71,7 @@ func TestLookupEscapes(t *testing.T) {
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	m := mod(3)
+	m, private := mod(3), module.Version{Path: "private.org/x", Version: "v1.0.0"}
 	tests := []struct {
 		name string
 		m    module.Version
@@ -83,12 +82,18 @@ func TestCheck(t *testing.T) {
 	}{
 		{"zip", m, target.Zip, "h1:zipexample.com/m3", 0, ""},
 		{"go.mod", m, target.Mod, "h1:modexample.com/m3", 0, ""},
-		{"zip differs", m, target.Zip, "h1:other", cache.Mismatch,
-			"example.com/m3@v1.0.0: bytes from upstream hash to h1:other, the checksum database says h1:zipexample.com/m3"},
-		{"go.mod differs", m, target.Mod, "h1:zipexample.com/m3", cache.Mismatch,
-			"example.com/m3@v1.0.0/go.mod: bytes from upstream hash to h1:zipexample.com/m3, the checksum database says h1:modexample.com/m3"},
-		{"unknown", module.Version{Path: "private.org/x", Version: "v1.0.0"}, target.Zip, "h1:x", cache.Broken,
-			"checksum database sum.example.com/db does not know private.org/x@v1.0.0; if the module is private, list it with --private"},
+		{
+			"zip differs", m, target.Zip, "h1:other", cache.Mismatch,
+			"example.com/m3@v1.0.0: bytes from upstream hash to h1:other, the checksum database says h1:zipexample.com/m3",
+		},
+		{
+			"go.mod differs", m, target.Mod, "h1:zipexample.com/m3", cache.Mismatch,
+			"example.com/m3@v1.0.0/go.mod: bytes from upstream hash to h1:zipexample.com/m3, the checksum database says h1:modexample.com/m3",
+		},
+		{
+			"unknown", private, target.Zip, "h1:x", cache.Broken,
+			"checksum database sum.example.com/db does not know private.org/x@v1.0.0; if the module is private, list it with --private",
+		},
 		{"no hash of that kind", m, target.Info, "h1:x", cache.Internal, "info"},
 	}
 	for _, test := range tests {
@@ -122,8 +127,8 @@ func TestLies(t *testing.T) {
 			return data, err
 		}
 	}
-	replaced := func(old, new string) func([]byte) []byte {
-		return func(data []byte) []byte { return bytes.Replace(data, []byte(old), []byte(new), 1) }
+	replaced := func(from, to string) func([]byte) []byte {
+		return func(data []byte) []byte { return bytes.Replace(data, []byte(from), []byte(to), 1) }
 	}
 	flip := func(data []byte) []byte { data[len(data)/2] ^= 1; return data }
 	tests := []struct {
@@ -239,7 +244,7 @@ func TestUnknownAndDown(t *testing.T) {
 	r.lookup(1)
 	r.remote.set(down)
 	_, err = r.Lookup(t.Context(), mod(2))
-	if err != errDown {
+	if err != errDown { //nolint:errorlint // itself, not something around it
 		t.Errorf("Lookup = %v, want the remote's own %v", err, errDown)
 	}
 	r.restart()
@@ -357,52 +362,4 @@ func TestConcurrent(t *testing.T) {
 			t.Errorf("%s was asked for %d times, want once", rest, n)
 		}
 	}
-}
-
-func TestLatest(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t)
-		r.remote.set(down)
-		_, err := r.Latest(t.Context())
-		checkReason(t, "down from the start", err, cache.Broken)
-		r.remote.set(nil)
-		time.Sleep(time.Second)
-		var old []byte
-		for minute, size := range []int{10, 300, 5000} {
-			r.db.grow(t, 0, size)
-			asked := r.remote.requests("latest")
-			want, _ := r.db.get("latest")
-			for range 3 {
-				got, err := r.Latest(t.Context())
-				if err != nil || !bytes.Equal(got, want) {
-					t.Errorf("minute %d: Latest = %q, %v, want %q", minute, got, err, want)
-				}
-				time.Sleep(19 * time.Second)
-			}
-			if got := r.remote.requests("latest") - asked; got != 1 {
-				t.Errorf("minute %d: %d requests, want 1", minute, got)
-			}
-			time.Sleep(4 * time.Second)
-			if minute == 0 {
-				old = want
-			}
-		}
-		newest := r.heads.msgs[dbName]
-		r.remote.set(func(rest string, data []byte, err error) ([]byte, error) {
-			if rest == "latest" {
-				return old, nil
-			}
-			return data, err
-		})
-		if got, err := r.Latest(t.Context()); err != nil || !bytes.Equal(got, newest) {
-			t.Errorf("older head at the remote: Latest = %q, %v, want the newest", got, err)
-		}
-		time.Sleep(time.Hour)
-		r.remote.set(down)
-		r.restart()
-		if got, err := r.Latest(t.Context()); err != nil || !bytes.Equal(got, newest) {
-			t.Errorf("remote down: Latest = %q, %v, want the newest", got, err)
-		}
-	})
 }

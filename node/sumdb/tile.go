@@ -99,8 +99,10 @@ func (d *DB) covering(ctx context.Context, tile tlog.Tile) (tree tlog.Tree, err 
 	if tile.N > tree.N>>(tileHeight*(max(tile.L, 0)+1)) {
 		return tlog.Tree{}, d.tooFar(tile)
 	}
-	return tlog.Tree{}, &cache.Error{Reason: cache.Broken, Source: d.name, RetryAfter: latestPause,
-		Text: tile.Path() + " is not complete yet: the newest tree head seen here is older"}
+	return tlog.Tree{}, &cache.Error{
+		Reason: cache.Broken, Source: d.name, RetryAfter: latestPause,
+		Text: tile.Path() + " is not complete yet: the newest tree head seen here is older",
+	}
 }
 
 func (d *DB) tooFar(tile tlog.Tile) error {
@@ -165,7 +167,7 @@ func (d *DB) prove(ctx context.Context, tree tlog.Tree, read func(tlog.HashReade
 // tileReader is the tlog.TileReader of one proof. That interface passes no
 // context, so the reader holds the one of the call that it lives in.
 type tileReader struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of one call, see above
 	db     *DB
 	anew   bool // read nothing from the store
 	proven map[place][]byte

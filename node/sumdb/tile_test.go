@@ -137,7 +137,7 @@ func TestTileBeyondHead(t *testing.T) {
 		checkReason(t, "another database", err, cache.Malformed)
 		time.Sleep(time.Minute)
 		r.remote.set(down)
-		if _, err := r.tile("tile/8/0/002.p/89"); err != errDown {
+		if _, err := r.tile("tile/8/0/002.p/89"); err != errDown { //nolint:errorlint // itself, not something around it
 			t.Errorf("remote down: %v, want its own error", err)
 		}
 	})

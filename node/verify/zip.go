@@ -2,13 +2,16 @@ package verify
 
 import (
 	"archive/zip"
+	"bufio"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -16,6 +19,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/klauspost/compress/flate"
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
 	"golang.org/x/sync/errgroup"
@@ -28,6 +32,7 @@ const (
 	// memory for it. The largest public modules have 3 MiB for 18,000 files.
 	maxDirectory = 32 << 20
 	bufferSize   = 32 << 10
+	rawSize      = 64 << 10
 )
 
 var (
@@ -44,8 +49,10 @@ type Verifier struct {
 
 // scratch is what one worker needs.
 type scratch struct {
-	buf [bufferSize]byte
-	sum hash.Hash
+	buf     [bufferSize]byte
+	sum     hash.Hash
+	raw     *bufio.Reader
+	inflate io.Reader // from raw
 }
 
 // New returns a Verifier that computes on at most workers goroutines at a time,
@@ -56,7 +63,8 @@ func New(workers int) *Verifier {
 	}
 	v := &Verifier{slots: make(chan *scratch, workers)}
 	for range workers {
-		v.slots <- &scratch{sum: sha256.New()}
+		raw := bufio.NewReaderSize(nil, rawSize)
+		v.slots <- &scratch{sum: sha256.New(), raw: raw, inflate: flate.NewReader(raw)}
 	}
 	return v
 }
@@ -88,7 +96,7 @@ func (v *Verifier) Zip(ctx context.Context, m module.Version, f io.ReaderAt, siz
 	if err != nil {
 		return "", src.explain(ctx, m, err)
 	}
-	h1, err = v.hash(ctx, files)
+	h1, err = v.hash(ctx, src, files)
 	if err != nil {
 		return "", src.explain(ctx, m, err)
 	}
@@ -118,7 +126,7 @@ func (v *Verifier) open(ctx context.Context, m module.Version, src *source, name
 
 // hash computes the h1: hash: SHA-256 over a line for each entry, in the order
 // of their names.
-func (v *Verifier) hash(ctx context.Context, files []*zip.File) (string, error) {
+func (v *Verifier) hash(ctx context.Context, src io.ReaderAt, files []*zip.File) (string, error) {
 	files = slices.Clone(files)
 	slices.SortFunc(files, func(a, b *zip.File) int { return cmp.Compare(a.Name, b.Name) })
 	sums := make([][sha256.Size]byte, len(files))
@@ -127,7 +135,7 @@ func (v *Verifier) hash(ctx context.Context, files []*zip.File) (string, error) 
 	for range min(cap(v.slots), len(files)) {
 		group.Go(func() error {
 			for i := next.Add(1) - 1; i < int64(len(files)); i = next.Add(1) - 1 {
-				if err := v.hashEntry(ctx, files[i], &sums[i]); err != nil {
+				if err := v.hashEntry(ctx, src, files[i], &sums[i]); err != nil {
 					return err
 				}
 			}
@@ -145,26 +153,28 @@ func (v *Verifier) hash(ctx context.Context, files []*zip.File) (string, error) 
 }
 
 // hashEntry takes a slot for one entry only, so that fills take turns.
-func (v *Verifier) hashEntry(ctx context.Context, file *zip.File, sum *[sha256.Size]byte) error {
+func (v *Verifier) hashEntry(ctx context.Context, src io.ReaderAt, file *zip.File, sum *[sha256.Size]byte) error {
 	tools, err := v.acquire(ctx)
 	if err != nil {
 		return err
 	}
 	defer v.release(tools)
-	if err := tools.digest(ctx, file); err != nil {
+	if err := tools.digest(ctx, src, file); err != nil {
 		return fmt.Errorf("reading file %q: %w", file.Name, err)
 	}
 	tools.sum.Sum(sum[:0])
 	return nil
 }
 
-func (s *scratch) digest(ctx context.Context, file *zip.File) error {
-	r, err := file.Open()
+// digest hashes the content of file and holds it against the length and CRC that
+// the zip declares.
+func (s *scratch) digest(ctx context.Context, src io.ReaderAt, file *zip.File) error {
+	r, err := s.content(file)
 	if err != nil {
 		return err
 	}
-	defer r.Close()
 	s.sum.Reset()
+	var crc uint32
 	for left := file.UncompressedSize64; ; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -175,12 +185,60 @@ func (s *scratch) digest(ctx context.Context, file *zip.File) error {
 		}
 		left -= uint64(n)
 		s.sum.Write(s.buf[:n])
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
+		crc = crc32.Update(crc, crc32.IEEETable, s.buf[:n])
+		switch {
+		case err == io.EOF && left > 0:
+			return io.ErrUnexpectedEOF
+		case err == io.EOF && crc != file.CRC32 && file.CRC32 != 0: // 0: not said
+			return zip.ErrChecksum
+		case err == io.EOF:
+			return checkDescriptor(src, file)
+		case err != nil:
 			return err
 		}
+	}
+}
+
+// checkDescriptor compares the CRC behind the entry's data, where there is one,
+// with that of the directory, as archive/zip does for who unpacks the zip.
+func checkDescriptor(src io.ReaderAt, file *zip.File) error {
+	const present, signature = 0x8, 0x08074b50 // APPNOTE.TXT 4.4.4 and 4.3.9.3
+	if file.Flags&present == 0 {
+		return nil
+	}
+	start, err := file.DataOffset()
+	if err != nil {
+		return err
+	}
+	var b [8]byte
+	if _, err := src.ReadAt(b[:], start+int64(file.CompressedSize64)); err != nil {
+		return zip.ErrFormat
+	}
+	crc := binary.LittleEndian.Uint32(b[:])
+	if crc == signature {
+		crc = binary.LittleEndian.Uint32(b[4:])
+	}
+	if crc != file.CRC32 {
+		return zip.ErrChecksum
+	}
+	return nil
+}
+
+// content returns the inflated content of file. It does what file.Open does,
+// with reads sixteen times as large and an inflater that is kept.
+func (s *scratch) content(file *zip.File) (io.Reader, error) {
+	raw, err := file.OpenRaw()
+	if err != nil {
+		return nil, err
+	}
+	s.raw.Reset(raw)
+	switch file.Method {
+	case zip.Store:
+		return s.raw, nil
+	case zip.Deflate:
+		return s.inflate, s.inflate.(flate.Resetter).Reset(s.raw, nil) //nolint:errcheck // flate.NewReader documents that it is one
+	default:
+		return nil, zip.ErrAlgorithm
 	}
 }
 
@@ -246,7 +304,7 @@ func named(ctx context.Context, r io.ReaderAt, size int64) (name string, remove 
 	if err != nil {
 		return "", nil, internal(err)
 	}
-	remove = func() { os.Remove(f.Name()) }
+	remove = func() { os.Remove(f.Name()) } //nolint:errcheck // a leftover in the temporary folder harms nobody
 	_, err = io.Copy(f, &ctxReader{ctx, io.NewSectionReader(r, 0, size)})
 	if err = errors.Join(err, f.Close()); err != nil {
 		remove()
@@ -271,7 +329,7 @@ func internal(err error) error {
 
 // ctxReader ends one copy when ctx does; it lives no longer than the call.
 type ctxReader struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // of one call, see above
 	r   io.Reader
 }
 

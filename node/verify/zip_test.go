@@ -61,6 +61,7 @@ func writeFile(t testing.TB, data []byte) *os.File {
 // manyFiles returns a zip of sizes from nothing to several buffers, with
 // directories and names whose order differs from that of the zip.
 func manyFiles(t testing.TB, n int) []byte {
+	t.Helper()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	files := []string{prefix, "", prefix + "go.mod", "module example.com/m\n"}
 	for i := range n {

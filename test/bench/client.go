@@ -69,7 +69,7 @@ func (c *conn) get(path string, last bool, seen func(n int) bool) (total int64, 
 	if _, err := io.WriteString(c.Conn, request+"\r\n"); err != nil {
 		return 0, fmt.Errorf("asking for %s: %w", path, err)
 	}
-	resp, err := http.ReadResponse(c.head, nil)
+	resp, err := http.ReadResponse(c.head, nil) //nolint:bodyclose // discard reads the body from the connection
 	if err != nil {
 		return 0, fmt.Errorf("reading the answer for %s: %w", path, err)
 	}

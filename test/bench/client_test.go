@@ -118,7 +118,7 @@ func TestTogetherEndsTheOthers(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	if err != want {
+	if err != want { //nolint:errorlint // itself, not something around it
 		t.Errorf("got %v, want %v", err, want)
 	}
 }

@@ -165,7 +165,7 @@ func (b *bench) prepare(ctx context.Context, stderr io.Writer) error {
 func (b *bench) close() {
 	for _, dir := range []string{b.dir, b.cache} {
 		if dir != "" {
-			os.RemoveAll(dir) //nolint:errcheck // nothing is left to do about it
+			os.RemoveAll(dir)
 		}
 	}
 }

@@ -162,7 +162,9 @@ func TestTailFindsReadyInPieces(t *testing.T) {
 	if got, want := log.readyAddr(), "127.0.0.1:1"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	log.Write([]byte(strings.Repeat("x", 2*tailSize) + "end"))
+	if _, err := log.Write([]byte(strings.Repeat("x", 2*tailSize) + "end")); err != nil {
+		t.Fatal(err)
+	}
 	if got := log.String(); len(got) != tailSize || !strings.HasSuffix(got, "end") {
 		t.Errorf("got %d bytes, want the last %d", len(got), tailSize)
 	}

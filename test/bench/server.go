@@ -87,9 +87,11 @@ type node struct {
 }
 
 func (b *bench) startRingmod(ctx context.Context, n node) (*process, error) {
-	const any = "127.0.0.1:0"
-	args := []string{"serve", "--http-addr", any, "--grpc-addr", any, "--gossip-addr", any, "--admin-addr", any,
-		"--data-dir", n.dataDir, "--sumdb", n.sumdb, "--log-level", b.logLevel}
+	const free = "127.0.0.1:0"
+	args := []string{
+		"serve", "--http-addr", free, "--grpc-addr", free, "--gossip-addr", free, "--admin-addr", free,
+		"--data-dir", n.dataDir, "--sumdb", n.sumdb, "--log-level", b.logLevel,
+	}
 	if n.offline {
 		args = append(args, "--offline")
 	} else {

@@ -192,10 +192,10 @@ func testFollow(t *testing.T, s store.Store) {
 	if b, err := io.ReadAll(early); len(b) != 0 || err != nil {
 		t.Errorf("read %q, %v before the first write", b, err)
 	}
-	io.WriteString(p, "one ")
+	write(t, p, "one ")
 	wantRest(t, early, "one ")
 	WantAbsent(t, s, name)
-	io.WriteString(p, "two")
+	write(t, p, "two")
 	middle, err := p.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +222,13 @@ func testFollow(t *testing.T, s store.Store) {
 	}
 }
 
+func write(t *testing.T, w io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func wantRest(t *testing.T, r io.Reader, want string) {
 	t.Helper()
 	if b, err := io.ReadAll(r); string(b) != want || err != nil {
@@ -236,7 +243,7 @@ func testAbort(t *testing.T, s store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(p, "new")
+	write(t, p, "new")
 	r, err := p.Open()
 	if err != nil {
 		t.Fatal(err)
@@ -283,7 +290,7 @@ func testReplace(t *testing.T, s store.Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(p, "one")
+	write(t, p, "one")
 	if _, err := p.Commit(""); err != nil {
 		t.Fatal(err)
 	}
