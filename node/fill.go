@@ -25,16 +25,18 @@ const copyBuffer = 256 << 10
 func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
-	defer n.flights.remove(t.String())
 	start := time.Now()
 	data, err := n.runFill(ctx, t, f)
+	n.remember(t, err)
+	// Whoever finish wakes must not join this flight again, nor may its "no" be
+	// noted after a list that they ask for has shown the opposite.
+	n.flights.remove(t.String())
 	f.finish(data, err)
 	n.cfg.Metrics.filled(t.Kind, err, time.Since(start))
 	if err == nil {
 		n.log.DebugContext(ctx, "filled", "key", t.String(), "duration_ms", ms(time.Since(start)))
 		return
 	}
-	n.remember(t, err)
 	n.logFailure(ctx, t, err)
 }
 

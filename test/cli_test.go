@@ -99,6 +99,23 @@ func TestUpstreamIsOurselves(t *testing.T) {
 	}
 }
 
+// TestGoproxyIsOurselves starts where the developer's go command points here
+// already: the go command's own default is the upstream then.
+func TestGoproxyIsOurselves(t *testing.T) {
+	t.Parallel()
+	p := harness.ServeEnv(t, []string{"GOPROXY=http://127.0.0.1:1,direct", "RINGMOD_LOG_FORMAT=json"}, "--data-dir", t.TempDir())
+	if got := p.Log(); strings.Contains(got, "leads back") {
+		t.Errorf("an upstream elsewhere was taken for ourselves: %s", got)
+	}
+	addr := p.HTTP
+	p.Stop()
+	p = harness.ServeEnv(t, []string{"GOPROXY=http://" + addr + ",direct"}, "--data-dir", t.TempDir(), "--http-addr", addr)
+	p.Stop()
+	if got, want := p.Log(), "using the go command's default as upstream"; !strings.Contains(got, want) {
+		t.Errorf("the log %q does not say %q", got, want)
+	}
+}
+
 // TestSettings checks that the command line wins over the environment and the
 // environment over the file.
 func TestSettings(t *testing.T) {

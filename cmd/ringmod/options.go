@@ -1,19 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
-	"github.com/ringmod/ringmod/node/sumdb"
-	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -27,6 +21,7 @@ type options struct {
 	dataDir              string
 
 	upstream, private string
+	upstreamOfGo      bool // upstream is what 'go env' says and not a setting of ours
 	sumdbs            []string
 	offline           bool
 	contact           string
@@ -82,7 +77,7 @@ func (o *options) resolve() error {
 		if err != nil {
 			return usagef("asking the go command for GOPROXY: %w; give --upstream", err)
 		}
-		o.upstream = list
+		o.upstream, o.upstreamOfGo = list, true
 	}
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
@@ -114,45 +109,6 @@ func (o *options) member(id string) ring.Member {
 		Region: o.region, Zone: o.zone, Weight: o.weight, Addr: o.grpcAddr,
 	}
 }
-
-// checkSources finds mistakes in --upstream and --sumdb before anything is
-// opened.
-func (o *options) checkSources() error {
-	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
-		return usagef("--upstream: %w", err)
-	}
-	if slices.Contains(o.sumdbs, "off") {
-		if len(o.sumdbs) > 1 {
-			return usagef("--sumdb off stands alone")
-		}
-		o.sumdbs = nil
-	}
-	for _, s := range o.sumdbs {
-		if _, err := sumdb.ParseSpec(s); err != nil {
-			return usagef("--sumdb %q: %w", s, err)
-		}
-	}
-	return nil
-}
-
-// goEnv returns what 'go env' says.
-func goEnv(name string) (string, error) {
-	out, err := exec.Command("go", "env", name).Output() //nolint:noctx // local and instant
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return "", fmt.Errorf("%s", firstLine(exit.Stderr))
-	}
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-func firstLine(b []byte) []byte {
-	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
-	return line
-}
-
-const nodeIDFile = "node-id"
 
 // identity returns the node's id: the one kept in the data folder, which stays
 // the same when the host is renamed, or a new one that is kept from now on.
