@@ -1,0 +1,47 @@
+package main
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestOneLineOfError holds what a mistake in the call prints: one line, no
+// secrets, nothing on standard output, which scripts read "ready" from.
+func TestOneLineOfError(t *testing.T) {
+	tests := []struct {
+		name string
+		env  map[string]string
+		args []string
+		want string // part of the line
+		exit int
+	}{
+		{
+			name: "certificate that is not there", exit: 2, want: "--tls-cert",
+			args: []string{"--tls-cert", filepath.Join(t.TempDir(), "cert.pem"), "--tls-key", filepath.Join(t.TempDir(), "key.pem")},
+		},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for name, value := range test.env {
+				t.Setenv(name, value)
+			}
+			args := append([]string{
+				"serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
+				"--data-dir", t.TempDir(), "--upstream", "off",
+			}, test.args...)
+			var stdout, stderr bytes.Buffer
+			if got := run(t.Context(), args, &stdout, &stderr); got != test.exit {
+				t.Errorf("exit status %d, want %d", got, test.exit)
+			}
+			line := stderr.String()
+			if strings.Count(line, "\n") != 1 || !strings.Contains(line, test.want) || strings.Contains(line, "secret") {
+				t.Errorf("got %q, want one line with %q and without the password", line, test.want)
+			}
+			if stdout.Len() > 0 {
+				t.Errorf("got %q on standard output, want nothing", &stdout)
+			}
+		})
+	}
+}
