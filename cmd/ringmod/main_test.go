@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +11,10 @@ import (
 // TestOneLineOfError holds what a mistake in the call prints: one line, no
 // secrets, nothing on standard output, which scripts read "ready" from.
 func TestOneLineOfError(t *testing.T) {
+	text := filepath.Join(t.TempDir(), "text.yaml")
+	if err := os.WriteFile(text, []byte("no mapping\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		env  map[string]string
@@ -20,6 +25,15 @@ func TestOneLineOfError(t *testing.T) {
 		{
 			name: "certificate that is not there", exit: 2, want: "--tls-cert",
 			args: []string{"--tls-cert", filepath.Join(t.TempDir(), "cert.pem"), "--tls-key", filepath.Join(t.TempDir(), "key.pem")},
+		},
+		{name: "file that is no mapping", exit: 2, want: "text.yaml", args: []string{"--config", text}},
+		{
+			name: "two bad variables", exit: 2, want: "RINGMOD_REPLICAS",
+			env: map[string]string{"RINGMOD_WEIGHT": "x", "RINGMOD_REPLICAS": "y"},
+		},
+		{
+			name: "password of a checksum database", exit: 2, want: "sum.golang.org: its URL cannot be parsed",
+			args: []string{"--sumdb", "sum.golang.org https://user:secret@host:port/"},
 		},
 	}
 	for _, test := range tests {
