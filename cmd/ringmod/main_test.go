@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,5 +58,35 @@ func TestOneLineOfError(t *testing.T) {
 				t.Errorf("got %q on standard output, want nothing", &stdout)
 			}
 		})
+	}
+}
+
+// fullDisk fails as often as it is told.
+type fullDisk struct {
+	bytes.Buffer
+
+	fail bool
+}
+
+func (d *fullDisk) Write(p []byte) (int, error) {
+	if d.fail {
+		return 0, errors.New("no space left on device")
+	}
+	return d.Buffer.Write(p)
+}
+
+func TestLogGoesOnAfterAFailedWrite(t *testing.T) {
+	t.Parallel()
+	disk := &fullDisk{fail: true}
+	log := newBatchWriter(disk)
+	_, _ = log.Write([]byte("lost\n"))
+	log.Flush()
+	disk.fail = false
+	if _, err := log.Write([]byte("kept\n")); err != nil {
+		t.Errorf("got %v, want the line taken", err)
+	}
+	log.Flush()
+	if got, want := disk.String(), "kept\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
