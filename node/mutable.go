@@ -51,14 +51,14 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 		return n.withoutUpstream(ctx, t, doc, have, nil)
 	case have && age < staleOnError && n.isTroubled(t):
 		return n.withoutUpstream(ctx, t, doc, have, nil)
-	case have && age >= 0 && age < freshFor+staleWhile:
-		n.startRefresh(ctx, t, doc)
-		return n.document(t, doc, cache.Disk, true), nil
 	}
 	if err := n.absent.get(t.String()); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
 	r, started := n.startRefresh(ctx, t, doc)
+	if have && age >= 0 && age < freshFor+staleWhile {
+		return n.document(t, doc, cache.Disk, true), nil
+	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
