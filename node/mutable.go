@@ -119,7 +119,7 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	r = &refresh{done: make(chan struct{})}
 	n.refreshes[t.String()] = r
 	n.running.Go(func() {
-		defer n.endRefresh(t, r)
+		defer n.endRefresh(t, r, !old.Fetched.IsZero())
 		ctx, done := n.lasting(ctx, refreshTimeout)
 		defer done()
 		start := time.Now()
@@ -134,11 +134,13 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	return r, true
 }
 
-func (n *Node) endRefresh(t target.Target, r *refresh) {
+// endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
+// or names that a flood has made up would pile up.
+func (n *Node) endRefresh(t target.Target, r *refresh, have bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.refreshes, t.String())
-	if r.err != nil && !cache.ReasonOf(r.err).Absent() {
+	if r.err != nil && have && !cache.ReasonOf(r.err).Absent() {
 		n.troubled[t.String()] = time.Now().Add(troubledBackoff)
 	} else {
 		delete(n.troubled, t.String())
