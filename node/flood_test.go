@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -54,4 +56,25 @@ func TestTroubleOfManyNamesIsNotKept(t *testing.T) {
 	if got := len(n.troubled); got != 0 {
 		t.Errorf("%d names are remembered whose trouble matters to nobody, want 0", got)
 	}
+}
+
+func TestRefreshesOfManyNamesAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := nodeOver(func(ctx context.Context) error {
+			<-ctx.Done()
+			return &cache.Error{Reason: cache.Slow, Err: ctx.Err()}
+		})
+		defer end(n)
+		left, leave := context.WithCancel(t.Context())
+		leave()
+		for i := range maxQueued {
+			_, _ = n.Get(left, listOfModule(t, i))
+		}
+		start := time.Now()
+		_, err := n.Get(t.Context(), listOfModule(t, maxQueued))
+		if got, took := cache.ReasonOf(err), time.Since(start); got != cache.Busy || took > 0 {
+			t.Errorf("got %v after %v with %d refreshes waiting, want %v at once", got, took, maxQueued, cache.Busy)
+		}
+	})
 }

@@ -55,9 +55,12 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	if err := n.absent.get(t.String()); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
-	r, started := n.startRefresh(ctx, t, doc)
+	r, started, err := n.startRefresh(ctx, t, doc)
 	if have && age >= 0 && age < freshFor+staleWhile {
 		return n.document(t, doc, cache.Disk, true), nil
+	}
+	if err != nil {
+		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
 	select {
 	case <-r.done:
@@ -110,11 +113,14 @@ func (n *Node) document(t target.Target, doc store.Document, source cache.Source
 }
 
 // startRefresh joins the running refresh of t or starts one.
-func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool) {
+func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if r := n.refreshes[t.String()]; r != nil {
-		return r, false
+		return r, false, nil
+	}
+	if len(n.refreshes) >= maxQueued {
+		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
 	r = &refresh{done: make(chan struct{})}
 	n.refreshes[t.String()] = r
@@ -131,7 +137,7 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 			n.logFailure(ctx, t, r.err)
 		}
 	})
-	return r, true
+	return r, true, nil
 }
 
 // endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
