@@ -78,3 +78,12 @@ func TestRefreshesOfManyNamesAreBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestPanicOfARefreshIsAnError(t *testing.T) {
+	t.Parallel()
+	n := nodeOver(func(context.Context) error { panic("a parser's") })
+	defer end(n)
+	if _, err := n.Get(t.Context(), listOfModule(t, 0)); cache.ReasonOf(err) != cache.Internal {
+		t.Errorf("got %v, want an internal error", err)
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -129,7 +131,6 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 		ctx, done := n.lasting(ctx, refreshTimeout)
 		defer done()
 		start := time.Now()
-		r.err = errStopping // what waiters get if runRefresh panics
 		r.doc, r.err = n.runRefresh(ctx, t, old)
 		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
 		if r.err != nil {
@@ -168,7 +169,13 @@ func (n *Node) isTroubled(t target.Target) bool {
 	return ok
 }
 
-func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (store.Document, error) {
+func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (doc store.Document, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			n.log.ErrorContext(ctx, "panic in a refresh", "key", t.String(), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
+		}
+	}()
 	release, err := n.turn(ctx)
 	if err != nil {
 		return store.Document{}, err
@@ -178,7 +185,7 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 	if err != nil {
 		return store.Document{}, err
 	}
-	doc := store.Document{
+	doc = store.Document{
 		Body: data, Fetched: time.Now(), Source: resp.Source,
 		ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified,
 	}
