@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"os"
 	"path/filepath"
@@ -61,6 +62,11 @@ func (o *options) bind(flags *pflag.FlagSet) {
 func (o *options) resolve() error {
 	if (o.tlsCert == "") != (o.tlsKey == "") {
 		return usagef("--tls-cert and --tls-key go together")
+	}
+	if o.tlsCert != "" {
+		if _, err := tls.LoadX509KeyPair(o.tlsCert, o.tlsKey); err != nil {
+			return usagef("--tls-cert, --tls-key: %w", err)
+		}
 	}
 	if o.dataDir == "" {
 		dir, err := os.UserCacheDir()

@@ -35,7 +35,7 @@ func (o *options) checkSources() error {
 	}
 	for _, s := range o.sumdbs {
 		if _, err := sumdb.ParseSpec(s); err != nil {
-			return usagef("--sumdb %q: %w", s, err)
+			return usagef("--sumdb: %w", err) // which does not repeat an address: it may hold a password
 		}
 	}
 	return nil
@@ -93,7 +93,7 @@ func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles,
 			Spec: spec, Remote: remoteDatabase{outside, spec}, Storage: files, Heads: files, Logger: log,
 		})
 		if err != nil {
-			return nil, usagef("--sumdb %q: %w", s, err)
+			return nil, usagef("--sumdb: %w", err)
 		}
 		dbs = append(dbs, db)
 	}
