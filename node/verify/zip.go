@@ -53,10 +53,11 @@ type scratch struct {
 }
 
 // New returns a Verifier that computes on at most workers goroutines at a time,
-// GOMAXPROCS when workers is 0 or less.
+// one fewer than GOMAXPROCS when workers is 0 or less: while all are busy somebody
+// still polls the network, so that verifying never slows a hit.
 func New(workers int) *Verifier {
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = max(1, runtime.GOMAXPROCS(0)-1)
 	}
 	v := &Verifier{slots: make(chan struct{}, workers)}
 	v.idle.New = func() any {
