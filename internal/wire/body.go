@@ -30,7 +30,7 @@ type Body struct {
 	size   int64       // of the object, -1 while unknown
 	sum    [32]byte    // of the object, zero while unknown
 	offset int64       // the next byte to hand out
-	hash   hash.Cloner // of the bytes before offset
+	hash   hash.Cloner // of the bytes before offset; nil = CRCs are enough
 
 	ready    mem.BufferSlice // received, not handed out
 	skip     int             // bytes of ready[0] that are handed out
@@ -46,6 +46,9 @@ func newBody(s *stream, obj *cache.Object, from Resume, pool *Pool) *Body {
 }
 
 func cloneOf(h hash.Cloner) hash.Cloner {
+	if h == nil {
+		return nil
+	}
 	c, err := h.Clone()
 	if err != nil { // cannot be for SHA-256
 		panic(err)
@@ -62,8 +65,14 @@ func (b *Body) Resume() (r Resume, ok bool) {
 
 // Prefix returns how many bytes have been handed out, from the object's first on,
 // and their SHA-256: what a second stream has to match where no digest is known.
-// It must not be called while the body is being read.
-func (b *Body) Prefix() (n int64, sum [32]byte) { return b.offset, [32]byte(b.hash.Sum(nil)) }
+// The sum is zero where the bytes are not hashed, which is only where Resume is
+// ok. It must not be called while the body is being read.
+func (b *Body) Prefix() (n int64, sum [32]byte) {
+	if b.hash != nil {
+		sum = [32]byte(b.hash.Sum(nil))
+	}
+	return b.offset, sum
+}
 
 // Close ends the stream if it has not ended.
 func (b *Body) Close() error {
@@ -125,7 +134,9 @@ func (b *Body) take(p []byte) int {
 // handOut counts p as given to the reader.
 func (b *Body) handOut(p []byte) {
 	b.offset += int64(len(p))
-	b.hash.Write(p)
+	if b.hash != nil {
+		b.hash.Write(p)
+	}
 }
 
 // fill waits until there are bytes to hand out. The chunk that completes an
@@ -197,8 +208,11 @@ func (b *Body) accept(c *inChunk) error {
 		case b.size >= 0 && int64(n) > b.size-b.received:
 			return b.stream.wrong("more than %d bytes", b.size)
 		}
-		if c.crc == nil {
+		if c.crc == nil && b.hash != nil {
 			return nil
+		}
+		if c.crc == nil {
+			return b.stream.wrong("a chunk without a CRC")
 		}
 		var crc uint32
 		for _, each := range c.data {
@@ -225,16 +239,7 @@ func (b *Body) verify(m *message) error {
 	if t.GetSize() != uint64(b.received) || (b.size >= 0 && b.received != b.size) {
 		return b.stream.wrong("%d bytes came of %d", b.received, t.GetSize())
 	}
-	h := cloneOf(b.hash)
-	for i, each := range b.ready {
-		data := each.ReadOnlyData()
-		if i == 0 {
-			data = data[b.skip:]
-		}
-		h.Write(data)
-	}
-	got := [32]byte(h.Sum(nil))
-	if !bytes.Equal(t.GetSha256(), got[:]) || (b.sum != [32]byte{} && b.sum != got) {
+	if got := b.digest(); !bytes.Equal(t.GetSha256(), got[:]) || (b.sum != [32]byte{} && b.sum != got) {
 		return b.stream.wrong("the bytes do not have their digest")
 	}
 	switch m, err := b.stream.next(); {
@@ -248,6 +253,19 @@ func (b *Body) verify(m *message) error {
 	}
 }
 
+// digest returns that of all bytes received, or what the header says of them
+// where CRCs are enough.
+func (b *Body) digest() [32]byte {
+	h := cloneOf(b.hash)
+	if h == nil {
+		return b.sum
+	}
+	for _, each := range b.ready {
+		h.Write(each.ReadOnlyData())
+	}
+	return [32]byte(h.Sum(nil))
+}
+
 // inlineBody is an object that came with the header; it can seek.
 type inlineBody struct{ *bytes.Reader }
 
@@ -256,6 +274,12 @@ func (inlineBody) Close() error { return nil }
 // inline checks an object that came with the header, and the end of the stream.
 func (s *stream) inline(obj *cache.Object, data []byte, from Resume) (io.ReadCloser, error) {
 	h := cloneOf(from.hash)
+	if h == nil && from.Offset == 0 { // small enough, and without a CRC
+		h = newHash()
+	}
+	if h == nil {
+		return nil, s.wrong("bytes came with the header that had to come in chunks")
+	}
 	h.Write(data)
 	switch size := from.Offset + int64(len(data)); {
 	case len(data) > MaxInline:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,7 +148,7 @@ func TestRequestOnTheWire(t *testing.T) {
 			"resume",
 			cache.Request{Mode: cache.OnlyIfCached},
 			wire.Options{MaxInline: 1 << 30, Resume: &wire.Resume{Offset: 5, SHA256: [32]byte{1}}},
-			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_ONLY_IF_CACHED, MaxInline: wire.MaxInline, Offset: 5, WantSha256: append([]byte{1}, make([]byte, 31)...)},
+			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_ONLY_IF_CACHED, Offset: 5, WantSha256: append([]byte{1}, make([]byte, 31)...)},
 		},
 		{
 			"template",
@@ -187,40 +188,40 @@ func wrongStreams() map[string][]*ringmodv1.GetResponse {
 	shortSum := trailerOf(data)
 	shortSum.GetTrailer().Sha256 = shortSum.GetTrailer().GetSha256()[:31]
 	return map[string][]*ringmodv1.GetResponse{
-		"nothing":                {},
-		"progress only":          {progress()},
-		"chunk first":            {chunk(0, data)},
-		"trailer first":          {trailerOf(data)},
-		"no trailer":             {headerOf(data), chunk(0, data)},
-		"no trailer, no size":    {unsized, chunk(0, data)},
-		"header only":            {headerOf(data)},
-		"short":                  {headerOf(data), chunk(0, data[:999]), trailerOf(data)},
-		"short, both agree":      {headerOf(data), chunk(0, data[:999]), trailerOf(data[:999])},
-		"short, no size":         {unsized, chunk(0, data[:999]), trailerOf(data)},
-		"more than the size":     {headerOf(data), chunk(0, append(bytes.Clone(data), 'x')), trailerOf(data)},
-		"more chunks":            {headerOf(data), chunk(0, data), chunk(1000, []byte{1}), trailerOf(data)},
-		"gap":                    {headerOf(data), chunk(0, data[:500]), chunk(501, data[501:]), trailerOf(data)},
-		"repeated":               {headerOf(data), chunk(0, data[:500]), chunk(0, data[:500]), trailerOf(data)},
-		"out of order":           {headerOf(data), chunk(500, data[500:]), chunk(0, data[:500]), trailerOf(data)},
-		"wrong crc":              {headerOf(data), damaged, trailerOf(data)},
-		"other bytes":            {headerOf(data), chunk(0, other), trailerOf(data)},
-		"other bytes, no size":   {unsized, chunk(0, other), trailerOf(data)},
-		"trailer of other bytes": {headerOf(data), chunk(0, data), trailerOf(other)},
-		"header of other bytes":  {headerOf(other), chunk(0, data), trailerOf(data)},
-		"short digest":           {headerOf(data), chunk(0, data), shortSum},
-		"empty chunk":            {headerOf(data), chunk(0, nil), chunk(0, data), trailerOf(data)},
-		"huge chunk":             {headerOf(huge), chunk(0, huge), trailerOf(huge)},
-		"two headers":            {headerOf(data), headerOf(data), chunk(0, data), trailerOf(data)},
-		"two trailers":           {headerOf(data), chunk(0, data), trailerOf(data), trailerOf(data)},
-		"chunk after trailer":    {headerOf(data), chunk(0, data), trailerOf(data), chunk(1000, data)},
-		"size beyond int64":      {header(&ringmodv1.Header{Size: new(uint64(1 << 63))}), chunk(0, data), trailerOf(data)},
-		"digest of 5 bytes":      {header(&ringmodv1.Header{Size: new(uint64(1000)), Sha256: data[:5]}), chunk(0, data), trailerOf(data)},
-		"inline short":           {inline(data, func(h *ringmodv1.Header) { h.Inline = h.GetInline()[:999] })},
-		"inline other bytes":     {inline(data, func(h *ringmodv1.Header) { h.Inline = other })},
-		"inline without digest":  {inline(data, func(h *ringmodv1.Header) { h.Sha256 = nil })},
-		"inline without size":    {inline(data, func(h *ringmodv1.Header) { h.Size = nil })},
-		"inline huge":            {inline(pattern(wire.MaxInline+1), func(*ringmodv1.Header) {})},
-		"inline and chunk":       {inline(data, func(*ringmodv1.Header) {}), chunk(0, data)},
+		"nothing":                  {},
+		"progress only":            {progress()},
+		"chunk first":              {chunk(0, data)},
+		"trailer first":            {trailerOf(data)},
+		"no trailer":               {headerOf(data), chunk(0, data)},
+		"no trailer, no size":      {unsized, chunk(0, data)},
+		"header only":              {headerOf(data)},
+		"short":                    {headerOf(data), chunk(0, data[:999]), trailerOf(data)},
+		"short, both agree":        {headerOf(data), chunk(0, data[:999]), trailerOf(data[:999])},
+		"short, no size":           {unsized, chunk(0, data[:999]), trailerOf(data)},
+		"more than the size":       {headerOf(data), chunk(0, append(bytes.Clone(data), 'x')), trailerOf(data)},
+		"more chunks":              {headerOf(data), chunk(0, data), chunk(1000, []byte{1}), trailerOf(data)},
+		"gap":                      {headerOf(data), chunk(0, data[:500]), chunk(501, data[501:]), trailerOf(data)},
+		"repeated":                 {headerOf(data), chunk(0, data[:500]), chunk(0, data[:500]), trailerOf(data)},
+		"out of order":             {headerOf(data), chunk(500, data[500:]), chunk(0, data[:500]), trailerOf(data)},
+		"wrong crc":                {headerOf(data), damaged, trailerOf(data)},
+		"other bytes, its own crc": {headerOf(data), chunk(0, other), trailerOf(data)},
+		"other bytes, no size":     {unsized, chunk(0, other), trailerOf(data)},
+		"trailer of other bytes":   {headerOf(data), chunk(0, data), trailerOf(other)},
+		"header of other bytes":    {headerOf(other), chunk(0, data), trailerOf(data)},
+		"short digest":             {headerOf(data), chunk(0, data), shortSum},
+		"empty chunk":              {headerOf(data), chunk(0, nil), chunk(0, data), trailerOf(data)},
+		"huge chunk":               {headerOf(huge), chunk(0, huge), trailerOf(huge)},
+		"two headers":              {headerOf(data), headerOf(data), chunk(0, data), trailerOf(data)},
+		"two trailers":             {headerOf(data), chunk(0, data), trailerOf(data), trailerOf(data)},
+		"chunk after trailer":      {headerOf(data), chunk(0, data), trailerOf(data), chunk(1000, data)},
+		"size beyond int64":        {header(&ringmodv1.Header{Size: new(uint64(1 << 63))}), chunk(0, data), trailerOf(data)},
+		"digest of 5 bytes":        {header(&ringmodv1.Header{Size: new(uint64(1000)), Sha256: data[:5]}), chunk(0, data), trailerOf(data)},
+		"inline short":             {inline(data, func(h *ringmodv1.Header) { h.Inline = h.GetInline()[:999] })},
+		"inline other bytes":       {inline(data, func(h *ringmodv1.Header) { h.Inline = other })},
+		"inline without digest":    {inline(data, func(h *ringmodv1.Header) { h.Sha256 = nil })},
+		"inline without size":      {inline(data, func(h *ringmodv1.Header) { h.Size = nil })},
+		"inline huge":              {inline(pattern(wire.MaxInline+1), func(*ringmodv1.Header) {})},
+		"inline and chunk":         {inline(data, func(*ringmodv1.Header) {}), chunk(0, data)},
 	}
 }
 
@@ -229,21 +230,47 @@ func TestWrongStreams(t *testing.T) {
 	for name, messages := range wrongStreams() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cc, _ := serve(t, play(nil, messages...))
-			got, obj, err := drain(t.Context(), cc, zipRequest(t), wire.Options{Node: "n1"})
-			if peer, ok := errors.AsType[*wire.PeerError](err); !ok || !errors.Is(err, wire.ErrProtocol) || peer.Node != "n1" {
-				t.Errorf("got %d bytes, %v, want ErrProtocol of n1", len(got), err)
-			}
-			if obj != nil && obj.Size >= 0 && int64(len(got)) >= obj.Size {
-				t.Errorf("all %d bytes were handed out before they were known to be right", len(got))
-			}
-			if obj != nil {
-				if _, again := obj.Body.Read(make([]byte, 1)); again == nil || again == io.EOF {
-					t.Errorf("the next Read: %v, want an error", again)
-				}
-			}
+			testWrongStream(t, messages, wire.Options{Node: "n1"})
+		})
+		if strings.HasSuffix(name, "bytes, its own crc") {
+			continue // that the digest finds
+		}
+		t.Run(name+", no digest", func(t *testing.T) {
+			t.Parallel()
+			testWrongStream(t, messages, wire.Options{Node: "n1", CRCOnly: true})
 		})
 	}
+}
+
+func testWrongStream(t *testing.T, messages []*ringmodv1.GetResponse, o wire.Options) {
+	t.Helper()
+	cc, _ := serve(t, play(nil, messages...))
+	got, obj, err := drain(t.Context(), cc, zipRequest(t), o)
+	if peer, ok := errors.AsType[*wire.PeerError](err); !ok || !errors.Is(err, wire.ErrProtocol) || peer.Node != "n1" {
+		t.Errorf("got %d bytes, %v, want ErrProtocol of n1", len(got), err)
+	}
+	if obj != nil && obj.Size >= 0 && int64(len(got)) >= obj.Size {
+		t.Errorf("all %d bytes were handed out before they were known to be right", len(got))
+	}
+	if obj != nil {
+		if _, again := obj.Body.Read(make([]byte, 1)); again == nil || again == io.EOF {
+			t.Errorf("the next Read: %v, want an error", again)
+		}
+	}
+}
+
+// Without a digest the CRC must be there.
+func TestChunkWithoutCRC(t *testing.T) {
+	t.Parallel()
+	data := pattern(1000)
+	bare := chunk(0, data)
+	bare.GetChunk().Crc32C = nil
+	cc, _ := serve(t, play(nil, headerOf(data), bare, trailerOf(data)))
+	if got, _, err := drain(t.Context(), cc, zipRequest(t), wire.Options{}); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("with a digest: %d bytes, %v, want %d", len(got), err, len(data))
+	}
+	testWrongStream(t, []*ringmodv1.GetResponse{headerOf(data), bare, trailerOf(data)}, wire.Options{Node: "n1", CRCOnly: true})
+	testWrongStream(t, []*ringmodv1.GetResponse{header(&ringmodv1.Header{}), chunk(0, data), trailerOf(data[1:])}, wire.Options{Node: "n1", CRCOnly: true})
 }
 
 func TestStatusInMidStream(t *testing.T) {
@@ -431,6 +458,13 @@ func TestContextAndClose(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	t.Parallel()
+	for _, o := range []wire.Options{{}, {CRCOnly: true}} {
+		testResume(t, o)
+	}
+}
+
+func testResume(t *testing.T, o wire.Options) {
+	t.Helper()
 	data := pattern(1000)
 	cc, _ := serve(t, func(req *ringmodv1.GetRequest, stream getStream) error {
 		at := int(req.GetOffset())
@@ -440,7 +474,7 @@ func TestResume(t *testing.T) {
 		return play(nil, headerOf(data), chunk(at, data[at:700]), chunk(700, data[700:]), trailerOf(data))(req, stream)
 	})
 	for _, stop := range []int{1, 399, 400} { // bytes read before the first stream is left
-		obj, err := wire.Get(t.Context(), cc, zipRequest(t), wire.Options{})
+		obj, err := wire.Get(t.Context(), cc, zipRequest(t), o)
 		if err != nil {
 			t.Fatal(err)
 		}
