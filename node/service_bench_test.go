@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -58,13 +59,14 @@ func (n naive) Get(_ *ringmodv1.GetRequest, stream grpc.ServerStreamingServer[ri
 		}
 		offset += uint64(got)
 		if err != nil {
-			return nil //nolint:nilerr // the end of the file
+			return nil // the end of the file
 		}
 	}
 }
 
 // TestBenchNode is the second process of BenchmarkGetBesideDefaultCodec.
 func TestBenchNode(t *testing.T) {
+	t.Parallel()
 	path := os.Getenv(benchEnv)
 	if path == "" {
 		t.Skip("only for the benchmark")
@@ -151,7 +153,7 @@ func receiveNaive(ctx context.Context, cc *grpc.ClientConn, name string) error {
 	var total int64
 	for {
 		m, err := stream.Recv()
-		if err == io.EOF && total == benchSize {
+		if errors.Is(err, io.EOF) && total == benchSize {
 			return nil
 		}
 		if err != nil {

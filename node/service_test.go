@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -221,103 +220,6 @@ func TestServiceResumes(t *testing.T) {
 	if _, err := stream.Recv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("beyond the end: %v, want InvalidArgument", err)
 	}
-}
-
-// stutter is a fill that yields a piece at each tick, and then ends with err.
-type stutter struct {
-	pieces [][]byte
-	pause  time.Duration
-	err    error
-}
-
-func (s *stutter) Read(p []byte) (int, error) {
-	time.Sleep(s.pause)
-	if len(s.pieces) == 0 {
-		return 0, s.err
-	}
-	n := copy(p, s.pieces[0])
-	s.pieces = s.pieces[1:]
-	return n, nil
-}
-
-func (*stutter) Close() error { return nil }
-
-// However slow the upstream is, before the header and behind it, the node does
-// not look dead; and a fill that breaks never looks whole.
-func TestServiceSlowFill(t *testing.T) {
-	t.Parallel()
-	broken := &cache.Error{Reason: cache.Broken, Source: "up", Text: "reset"}
-	for _, test := range []struct {
-		name string
-		size int64
-		err  error
-		want func(error) bool
-	}{
-		{"good", 300, io.EOF, func(err error) bool { return err == nil }},
-		{"good, size unknown", -1, io.EOF, func(err error) bool { return err == nil }},
-		{"short", 301, io.EOF, func(err error) bool { _, ok := errors.AsType[*wire.PeerError](err); return ok }},
-		{"broken", 301, broken, func(err error) bool { return cache.ReasonOf(err) == cache.Broken }},
-		{"broken, size unknown", -1, broken, func(err error) bool { return cache.ReasonOf(err) == cache.Broken }},
-		{"broken at the end", 300, broken, func(err error) bool { return cache.ReasonOf(err) == cache.Broken }},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				piece := bytes.Repeat([]byte{'x'}, 100)
-				cc := serveCache(t, node.ServiceConfig{Cache: cacheFunc(func(context.Context, cache.Request) (*cache.Object, error) {
-					time.Sleep(time.Minute)
-					return &cache.Object{Size: test.size, Source: cache.Upstream, Body: &stutter{[][]byte{piece, piece, piece}, time.Minute, test.err}}, nil
-				})})
-				start := time.Now()
-				got, _, err := fetchWire(t.Context(), cc, cache.Request{Target: fileOf(t, modPath, modVers, target.Zip)}, wire.Options{})
-				if !test.want(err) {
-					t.Errorf("got %d bytes, %v", len(got), err)
-				}
-				if d := time.Since(start); d < 5*time.Minute {
-					t.Errorf("ended after %v, want 5m", d)
-				}
-			})
-		})
-	}
-}
-
-// What is held and does not come is not covered up by signs of life.
-func TestServiceHungDiskIsSilent(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		cc := serveCache(t, node.ServiceConfig{Cache: cacheFunc(func(context.Context, cache.Request) (*cache.Object, error) {
-			return &cache.Object{Size: 1 << 20, SHA256: [32]byte{1}, Source: cache.Disk, Body: &stutter{pause: time.Minute, err: io.EOF}}, nil
-		})})
-		defer time.Sleep(time.Minute) // the handler hangs as long
-		_, _, err := fetchWire(t.Context(), cc, cache.Request{Target: fileOf(t, modPath, modVers, target.Zip)}, wire.Options{})
-		if !errors.Is(err, wire.ErrSilent) {
-			t.Errorf("got %v, want ErrSilent", err)
-		}
-	})
-}
-
-func TestServiceRealNodeSlowUpstream(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const body = "module example.com/m\n"
-		up := newScripted(map[string]string{modPath + "/@v/" + modVers + ".mod": body})
-		up.delay = 20 * time.Second
-		n, _ := newNode(t, node.Config{Upstream: up})
-		cc := serveCache(t, node.ServiceConfig{Cache: n})
-		mod := fileOf(t, modPath, modVers, target.Mod)
-		got, _, err := fetchWire(t.Context(), cc, cache.Request{Target: mod}, wire.Options{})
-		if err != nil || string(got) != body {
-			t.Errorf("got %q, %v, want %q", got, err, body)
-		}
-		_, _, err = fetchWire(t.Context(), cc, cache.Request{Target: fileOf(t, modPath, "v1.9.0", target.Mod)}, wire.Options{})
-		if e, ok := errors.AsType[*cache.Error](err); !ok || e.Reason != cache.NotFound || e.Source != "scripted" {
-			t.Errorf("absent: %v, want NotFound of scripted", err)
-		}
-		_, _, err = fetchWire(t.Context(), cc, cache.Request{Target: fileOf(t, modPath, "v1.8.0", target.Mod), Mode: cache.OnlyIfCached}, wire.Options{})
-		if cache.ReasonOf(err) != cache.NotCached {
-			t.Errorf("only if cached: %v, want NotCached", err)
-		}
-	})
 }
 
 func TestServicePanicEndsTheCallOnly(t *testing.T) {
