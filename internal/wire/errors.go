@@ -41,6 +41,9 @@ var (
 	// ErrSilent says that the node sent nothing for too long: it is dead or
 	// stopped, which a slow upstream never looks like.
 	ErrSilent = errors.New("no sign of life")
+	// ErrCrowded says that the connection stands and all of its streams are taken:
+	// the node is busy, not dead.
+	ErrCrowded = errors.New("no stream is free")
 	// ErrProtocol says that the node's messages or bytes are not what they must
 	// be.
 	ErrProtocol = errors.New("the answer is not right")
@@ -53,7 +56,7 @@ type PeerError struct {
 	// Code is the status that came or was made on this side. ResourceExhausted is
 	// a node that is busy, not one that is dead; DataLoss one whose copy was bad.
 	Code codes.Code
-	Err  error // ErrSilent, ErrProtocol with details, or the status
+	Err  error // ErrSilent, ErrCrowded, ErrProtocol with details, or the status
 }
 
 func (e *PeerError) Error() string {

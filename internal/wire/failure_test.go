@@ -6,10 +6,12 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
@@ -245,6 +247,64 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// All streams taken is a busy node, which a silent one is not.
+func TestCrowdedIsNotSilent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		data := pattern(1000)
+		cc, _ := serve(t, func(_ *ringmodv1.GetRequest, stream getStream) error {
+			_ = play(nil, headerOf(data))(nil, stream)
+			<-stream.Context().Done()
+			return nil
+		}, grpc.MaxConcurrentStreams(1))
+		obj, err := wire.Get(t.Context(), cc, zipRequest(t), wire.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer obj.Body.Close()
+		_, err = wire.Get(t.Context(), cc, zipRequest(t), wire.Options{})
+		if !errors.Is(err, wire.ErrCrowded) || !isPeer(codes.ResourceExhausted)(err) {
+			t.Errorf("got %v, want ErrCrowded", err)
+		}
+	})
+}
+
+// Who does not read stops the node after what the windows take.
+func TestSlowReaderHoldsLittle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		data := pattern(wire.ChunkSize)
+		var sent atomic.Int64
+		cc, _ := serve(t, func(_ *ringmodv1.GetRequest, stream getStream) error {
+			if err := stream.Send(header(&ringmodv1.Header{})); err != nil {
+				return err
+			}
+			for {
+				if err := stream.Send(chunk(int(sent.Load()), data)); err != nil {
+					return err
+				}
+				sent.Add(int64(len(data)))
+			}
+		})
+		obj, err := wire.Get(t.Context(), cc, zipRequest(t), wire.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer obj.Body.Close()
+		for range 100 {
+			if _, err := io.ReadFull(obj.Body, make([]byte, wire.ChunkSize)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		synctest.Wait()
+		if ahead := sent.Load() - 100*wire.ChunkSize; ahead > 20<<20 {
+			t.Errorf("the node is %d bytes ahead of a reader that has stopped", ahead)
+		} else {
+			t.Logf("the node is %d KiB ahead", ahead>>10)
+		}
+	})
 }
 
 // A fill that takes its time is alive, and so is a reader that does.

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -145,6 +146,9 @@ func open(parent context.Context, cc grpc.ClientConnInterface, req *ringmodv1.Ge
 	var err error
 	s.ClientStream, err = cc.NewStream(ctx, &ringmodv1.CacheService_ServiceDesc.Streams[0], ringmodv1.CacheService_Get_FullMethodName,
 		grpc.ForceCodecV2(Codec{}), grpc.MaxCallRecvMsgSize(maxGetMessage))
+	if err != nil && noStreamFree(cc) && errors.Is(context.Cause(ctx), ErrSilent) {
+		return nil, s.fail(&PeerError{Node: s.node, Code: codes.ResourceExhausted, Err: ErrCrowded})
+	}
 	if err == nil {
 		err = s.SendMsg(req)
 	}
@@ -156,6 +160,13 @@ func open(parent context.Context, cc grpc.ClientConnInterface, req *ringmodv1.Ge
 		return nil, s.fail(s.translate(err))
 	}
 	return s, nil
+}
+
+// noStreamFree reports whether a call that could not begin has waited for other
+// calls to end, as the connection stands.
+func noStreamFree(cc grpc.ClientConnInterface) bool {
+	c, ok := cc.(interface{ GetState() connectivity.State })
+	return ok && c.GetState() == connectivity.Ready
 }
 
 // next receives one message; io.EOF is the end of a stream that the node ended
