@@ -54,6 +54,7 @@ func TestBadInput(t *testing.T) {
 		{name: "bad upstream", args: serve("--upstream", "ftp://mirror.example.com"), status: 2, want: "ftp"},
 		{name: "bad environment", env: []string{"RINGMOD_OFFLINE=perhaps"}, args: serve(), status: 2, want: "RINGMOD_OFFLINE"},
 		{name: "bad configuration", args: serve("--config", config), status: 2, want: `unknown key "htp-addr"`},
+		{name: "services for everybody", args: serve("--offline", "--grpc-addr", ":0"), status: 2, want: "loopback"},
 		{name: "bad region", args: serve("--offline", "--region", "eu west"), status: 2, want: "region"},
 		{name: "bad replicas", args: serve("--offline", "--replicas", "9"), status: 2, want: "--replicas"},
 		{name: "bad node id", args: serve("--offline", "--data-dir", t.TempDir(), "--node-id", "a|b"), status: 2, want: "node id"},

@@ -7,8 +7,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/ringmod/ringmod/gateway"
+	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/store"
 )
@@ -48,7 +50,16 @@ func (o *options) assemble(disk *store.Disk, inspector *node.Inspector, l *liste
 	}
 	p.web = gateway.Server(front, log)
 	p.admin = gateway.Server(gateway.Admin(reg, p.ready), log)
-	p.grpc = grpc.NewServer()
-	healthpb.RegisterHealthServer(p.grpc, health.NewServer())
+	p.grpc = services(p.node, log)
 	return p, nil
+}
+
+// services returns the gRPC server with what a node offers.
+func services(n *node.Node, log *slog.Logger) *grpc.Server {
+	pool := &wire.Pool{}
+	server := grpc.NewServer(wire.ServerOptions(pool)...)
+	node.Register(server, node.ServiceConfig{Cache: n, Holder: n, Pool: pool, Logger: log})
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	reflection.Register(server)
+	return server
 }

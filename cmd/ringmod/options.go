@@ -88,6 +88,9 @@ func (o *options) resolve() error {
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
 	}
+	if err := checkLoopback(o.grpcAddr); err != nil {
+		return err
+	}
 	if err := o.checkSources(); err != nil {
 		return err
 	}

@@ -63,6 +63,7 @@ func RemoveBinary() {
 // Process is a running ringmod.
 type Process struct {
 	HTTP  string // host:port of the GOPROXY protocol
+	GRPC  string // host:port of the node's services
 	Admin string // host:port of /metrics
 
 	t    testing.TB
@@ -133,6 +134,8 @@ func (p *Process) parse(line string) {
 		switch key, value, _ := strings.Cut(field, "="); key {
 		case "http":
 			p.HTTP = value
+		case "grpc":
+			p.GRPC = value
 		case "admin":
 			p.Admin = value
 		}
