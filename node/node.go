@@ -176,7 +176,9 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 		n.cfg.Metrics.answered(req.Target.Kind, cache.Disk)
 		return held, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	// A copy that cannot be read is no absence, but upstream may have another.
+	unreadable := !errors.Is(err, fs.ErrNotExist)
+	if unreadable && (ctx.Err() != nil || req.Mode != cache.AllowFill || n.cfg.Upstream.Offline()) {
 		return nil, err
 	}
 	if req.Mode == cache.Peek {
@@ -199,7 +201,7 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		return n.bytesObject(t, data, cache.Disk), nil
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err != nil && ctx.Err() != nil {
 		return nil, err
 	}
 	if err != nil {
