@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,7 +155,7 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 	done := d.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTimeout)
 		defer cancel()
-		data, err := work(ctx)
+		data, err := d.survive(ctx, key, work)
 		if _, known := errors.AsType[*cache.Error](err); err != nil && !known && ctx.Err() != nil {
 			err = &cache.Error{Reason: cache.Slow, Source: d.name, Text: "no answer within " + workTimeout.String(), Err: err}
 		}
@@ -170,6 +171,17 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// survive makes a panic of work an error: singleflight would end the process.
+func (d *DB) survive(ctx context.Context, key string, work func(context.Context) ([]byte, error)) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.ErrorContext(ctx, "panic in a checksum database's work", "work", key, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while asking " + d.name}
+		}
+	}()
+	return work(ctx)
 }
 
 // fetch asks the database for what stands behind its name in a target.
