@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,5 +86,55 @@ func TestPanicOfARefreshIsAnError(t *testing.T) {
 	defer end(n)
 	if _, err := n.Get(t.Context(), listOfModule(t, 0)); cache.ReasonOf(err) != cache.Internal {
 		t.Errorf("got %v, want an internal error", err)
+	}
+}
+
+// TestRequestsWhileStopping has handlers that come too late start work while Run
+// waits for the work that is under way.
+func TestRequestsWhileStopping(t *testing.T) {
+	t.Parallel()
+	for range 200 {
+		n := nodeOver(func(context.Context) error { return &cache.Error{Reason: cache.NotFound} })
+		stopped := make(chan struct{})
+		var callers sync.WaitGroup
+		for c := range 4 {
+			callers.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stopped:
+						return
+					default:
+						_, _ = n.Get(t.Context(), listOfModule(t, c<<20+i))
+					}
+				}
+			})
+		}
+		end(n)
+		close(stopped)
+		callers.Wait()
+		if _, err := n.Get(t.Context(), listOfModule(t, 1<<30)); cache.ReasonOf(err) != cache.Busy {
+			t.Fatalf("got %v from a node that has stopped, want %v", err, cache.Busy)
+		}
+	}
+}
+
+func TestPutAfterWait(t *testing.T) {
+	t.Parallel()
+	mem := store.NewMem()
+	w := NewWriteBehind(mem, nil)
+	var late sync.WaitGroup
+	for c := range 4 {
+		late.Go(func() { // the shared work of a checksum database ends when it ends
+			for i := range 2000 {
+				_ = w.Put(t.Context(), fmt.Sprintf("a/%d/%d", c, i), []byte("x"), "")
+			}
+		})
+	}
+	for range 20 {
+		w.Wait()
+	}
+	late.Wait()
+	if err := w.Put(t.Context(), "a/b", []byte("x"), ""); cache.ReasonOf(err) != cache.Busy {
+		t.Errorf("got %v from a writer that nobody waits for any more, want %v", err, cache.Busy)
 	}
 }

@@ -121,7 +121,10 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	if r := n.refreshes[t.String()]; r != nil {
 		return r, false, nil
 	}
-	if len(n.refreshes) >= maxQueued {
+	switch {
+	case n.ended:
+		return nil, false, ending()
+	case len(n.refreshes) >= maxQueued:
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
 	r = &refresh{done: make(chan struct{})}

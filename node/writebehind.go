@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,7 @@ type WriteBehind struct {
 	mu      sync.Mutex
 	pending map[string][]byte
 	queue   []write // not yet being stored
+	ended   bool    // Wait waits: running must not grow any more
 }
 
 // write is one object on its way to the store.
@@ -66,7 +68,7 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 }
 
 // Put takes data, which the caller no longer changes. It waits when too much
-// waits already, and fails only when ctx ends before there is room.
+// waits already, and fails only when ctx ends before there is room or after Wait.
 func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 string) error {
 	weight := min(int64(len(data)), writeBehindBytes)
 	if err := w.room.Acquire(ctx, weight); err != nil {
@@ -74,6 +76,10 @@ func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 stri
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ended {
+		w.room.Release(weight)
+		return diskError(fs.ErrClosed)
+	}
 	w.pending[name] = data
 	w.queue = append(w.queue, write{context.WithoutCancel(ctx), name, h1, data})
 	if len(w.queue) == 1 {
@@ -131,8 +137,12 @@ func (w *WriteBehind) Pending(name string) ([]byte, bool) {
 	return data, ok
 }
 
-// Wait returns when everything that was Put is stored or has failed.
+// Wait returns when everything that was Put is stored or has failed. Nothing is
+// taken any more.
 func (w *WriteBehind) Wait() {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
 	w.hurry()
 	w.running.Wait()
 }
