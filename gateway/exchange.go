@@ -49,6 +49,9 @@ func (x *exchange) WriteHeader(status int) {
 		return
 	}
 	x.status = status
+	if status == http.StatusPreconditionFailed { // from http.ServeContent, with the object's headers
+		x.Header()["Cache-Control"] = []string{noStore}
+	}
 	x.extend(time.Now())
 	x.ResponseWriter.WriteHeader(status)
 }

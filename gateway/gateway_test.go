@@ -304,6 +304,19 @@ func TestCacheStatus(t *testing.T) {
 	}
 }
 
+// TestPreconditionFailed keeps the answer to one client's condition out of the
+// caches in front of us, where it would stand in for the object for a week.
+func TestPreconditionFailed(t *testing.T) {
+	t.Parallel()
+	c := newFakeCache(t)
+	c.serve(modName, []byte("module golang.org/x/mod\n"), cache.Object{ModTime: modTime})
+	got := do(newGateway(t, gateway.Config{Cache: c}), "GET", "/"+modName, "If-Match", `"other"`)
+	if got.StatusCode != http.StatusPreconditionFailed {
+		t.Fatalf("got status %d, want 412", got.StatusCode)
+	}
+	checkHeaders(t, got, "Cache-Control", "no-store")
+}
+
 func TestNew(t *testing.T) {
 	t.Parallel()
 	if _, err := gateway.New(gateway.Config{}); err == nil {

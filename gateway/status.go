@@ -58,6 +58,9 @@ func judge(t target.Target, err error) verdict {
 	case cache.Busy:
 		return verdict{http.StatusServiceUnavailable, "", who + ": " + source + " has too much to do; try again in " + inSeconds(retry) + " s: " + what, retry}
 	case cache.Broken:
+		if e.Source == "" { // nobody is down: the text says what stands in the way
+			return verdict{http.StatusBadGateway, "", who + ": " + what, retry}
+		}
 		return verdict{http.StatusBadGateway, "", who + ": " + source + " is failing, not this proxy; try again later: " + what, retry}
 	case cache.Slow:
 		return verdict{http.StatusGatewayTimeout, "", who + ": " + source + " did not answer in time; try again later: " + what, retry}

@@ -62,6 +62,10 @@ var failures = []failure{
 		502, "no-store", "1", "upstream_broken", "golang.org/x/mod@v0.20.0: proxy.example.com is failing, not this proxy; try again later: proxy.example.com: connection refused\n",
 	},
 	{
+		"broken by nobody", &cache.Error{Reason: cache.Broken, Text: "no database knows it; list it with --private"},
+		502, "no-store", "1", "upstream_broken", "golang.org/x/mod@v0.20.0: no database knows it; list it with --private\n",
+	},
+	{
 		"slow", &cache.Error{Reason: cache.Slow, Source: "proxy.example.com", Text: "silent for 30 s", RetryAfter: time.Minute},
 		504, "no-store", "60", "upstream_slow", "golang.org/x/mod@v0.20.0: proxy.example.com did not answer in time; try again later: proxy.example.com: silent for 30 s\n",
 	},

@@ -25,16 +25,18 @@ const copyBuffer = 256 << 10
 func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
-	defer n.flights.remove(t.String())
 	start := time.Now()
 	data, err := n.runFill(ctx, t, f)
+	n.remember(t, err)
+	// Whoever finish wakes must not join this flight again, nor may its "no" be
+	// noted after a list that they ask for has shown the opposite.
+	n.flights.remove(t.String())
 	f.finish(data, err)
 	n.cfg.Metrics.filled(t.Kind, err, time.Since(start))
 	if err == nil {
 		n.log.DebugContext(ctx, "filled", "key", t.String(), "duration_ms", ms(time.Since(start)))
 		return
 	}
-	n.remember(t, err)
 	n.logFailure(ctx, t, err)
 }
 
@@ -128,6 +130,7 @@ func (n *Node) fetch(ctx context.Context, t target.Target, v upstream.Validators
 // fillZip streams a zip to disk while followers read it, verifies it, and only
 // then releases its last bytes.
 func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
+	n.writes.Stir()
 	n.lookAhead(ctx, t)
 	resp, err := n.cfg.Upstream.Fetch(ctx, t, upstream.Validators{})
 	if err != nil {
@@ -139,13 +142,26 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 		return diskError(err)
 	}
 	defer pending.Abort()
+	file, err := pending.Open()
+	if err != nil {
+		return diskError(err)
+	}
+	defer func() { _ = file.Close() }()
+	download := n.cfg.Verifier.Follow(ctx, file)
+	defer download.Close()
 	f.open(pending, resp.Size)
-	size, err := receive(pending, resp, f)
+	size, err := receive(pending, resp, func(written int64) {
+		f.advance(written)
+		download.Advance(written)
+	})
 	if err != nil {
 		return err
 	}
-	h1, err := n.verifyZip(ctx, t, pending, size)
+	h1, err := download.Zip(t.Module(), size)
 	if err != nil {
+		return err
+	}
+	if err := n.check(ctx, t, h1); err != nil {
 		return err
 	}
 	f.verify()
@@ -156,9 +172,10 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 	return nil
 }
 
-// receive copies the body to pending at upstream's speed and returns its size.
-func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, error) {
-	buf := make([]byte, copyBuffer)
+// receive copies the body to pending at upstream's speed, tells advance how far
+// that is, and returns its size.
+func receive(pending store.Pending, resp *upstream.Response, advance func(written int64)) (int64, error) {
+	buf := make([]byte, bufferFor(resp.Size))
 	var written int64
 	for {
 		got, err := resp.Body.Read(buf)
@@ -167,7 +184,7 @@ func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, 
 				return written, diskError(err)
 			}
 			written += int64(got)
-			f.advance(written)
+			advance(written)
 		}
 		switch {
 		case err == io.EOF && resp.Size >= 0 && written != resp.Size:
@@ -180,17 +197,15 @@ func receive(pending store.Pending, resp *upstream.Response, f *flight) (int64, 
 	}
 }
 
-func (n *Node) verifyZip(ctx context.Context, t target.Target, pending store.Pending, size int64) (h1 string, err error) {
-	file, err := pending.Open()
-	if err != nil {
-		return "", diskError(err)
+// bufferFor returns how large a buffer serves a body of size bytes, -1 if unknown:
+// most zips are smaller than copyBuffer, and the buffers of a burst are what the
+// garbage collector then has to do with. The one byte more lets a single Read meet
+// the end.
+func bufferFor(size int64) int64 {
+	if size < 0 {
+		return copyBuffer
 	}
-	defer func() { _ = file.Close() }()
-	h1, err = n.cfg.Verifier.Zip(ctx, t.Module(), file, size)
-	if err != nil {
-		return "", err
-	}
-	return h1, n.check(ctx, t, h1)
+	return min(size+1, copyBuffer)
 }
 
 // lookAhead starts the checksum database's lookup beside the fetch, so that the

@@ -25,11 +25,14 @@ const inspectTimeout = 10 * time.Second
 // hand.
 type Inspector struct {
 	verifier  *verify.Verifier
+	patience  time.Duration // with the checksum database
 	databases atomic.Pointer[[]*sumdb.DB]
 }
 
 // NewInspector returns an Inspector that checks form only until Use.
-func NewInspector(v *verify.Verifier) *Inspector { return &Inspector{verifier: v} }
+func NewInspector(v *verify.Verifier) *Inspector {
+	return &Inspector{verifier: v, patience: inspectTimeout}
+}
 
 // Use makes the inspector ask the first of dbs, too.
 func (i *Inspector) Use(dbs []*sumdb.DB) { i.databases.Store(&dbs) }
@@ -38,17 +41,18 @@ func (i *Inspector) Use(dbs []*sumdb.DB) { i.databases.Store(&dbs) }
 // served. A checksum database that cannot be asked does not condemn a file: it
 // may be the last copy, and zips carry checksums of their own.
 func (i *Inspector) Inspect(name string, f *os.File) (h1 string, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), inspectTimeout)
-	defer cancel()
 	t, err := target.Parse(name)
 	if err != nil {
 		return "", err
 	}
-	h1, err = i.form(ctx, t, f)
+	// Without a limit: an error would condemn the file, however good it is.
+	h1, err = i.form(context.Background(), t, f)
 	if err != nil || h1 == "" {
 		return "", err
 	}
 	if dbs := i.databases.Load(); dbs != nil && len(*dbs) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), i.patience)
+		defer cancel()
 		if err := (*dbs)[0].Check(ctx, t.Module(), t.Kind, h1); cache.ReasonOf(err) == cache.Mismatch {
 			return "", err
 		}

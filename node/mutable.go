@@ -5,7 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -51,14 +53,17 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 		return n.withoutUpstream(ctx, t, doc, have, nil)
 	case have && age < staleOnError && n.isTroubled(t):
 		return n.withoutUpstream(ctx, t, doc, have, nil)
-	case have && age >= 0 && age < freshFor+staleWhile:
-		n.startRefresh(ctx, t, doc)
-		return n.document(t, doc, cache.Disk, true), nil
 	}
 	if err := n.absent.get(t.String()); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
-	r, started := n.startRefresh(ctx, t, doc)
+	r, started, err := n.startRefresh(ctx, t, doc)
+	if have && age >= 0 && age < freshFor+staleWhile {
+		return n.document(t, doc, cache.Disk, true), nil
+	}
+	if err != nil {
+		return n.withoutUpstream(ctx, t, doc, have, err)
+	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
@@ -110,20 +115,25 @@ func (n *Node) document(t target.Target, doc store.Document, source cache.Source
 }
 
 // startRefresh joins the running refresh of t or starts one.
-func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool) {
+func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if r := n.refreshes[t.String()]; r != nil {
-		return r, false
+		return r, false, nil
+	}
+	switch {
+	case n.ended:
+		return nil, false, ending()
+	case len(n.refreshes) >= maxQueued:
+		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
 	r = &refresh{done: make(chan struct{})}
 	n.refreshes[t.String()] = r
 	n.running.Go(func() {
-		defer n.endRefresh(t, r)
+		defer n.endRefresh(t, r, !old.Fetched.IsZero())
 		ctx, done := n.lasting(ctx, refreshTimeout)
 		defer done()
 		start := time.Now()
-		r.err = errStopping // what waiters get if runRefresh panics
 		r.doc, r.err = n.runRefresh(ctx, t, old)
 		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
 		if r.err != nil {
@@ -131,14 +141,16 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 			n.logFailure(ctx, t, r.err)
 		}
 	})
-	return r, true
+	return r, true, nil
 }
 
-func (n *Node) endRefresh(t target.Target, r *refresh) {
+// endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
+// or names that a flood has made up would pile up.
+func (n *Node) endRefresh(t target.Target, r *refresh, have bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.refreshes, t.String())
-	if r.err != nil && !cache.ReasonOf(r.err).Absent() {
+	if r.err != nil && have && !cache.ReasonOf(r.err).Absent() {
 		n.troubled[t.String()] = time.Now().Add(troubledBackoff)
 	} else {
 		delete(n.troubled, t.String())
@@ -160,7 +172,13 @@ func (n *Node) isTroubled(t target.Target) bool {
 	return ok
 }
 
-func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (store.Document, error) {
+func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (doc store.Document, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			n.log.ErrorContext(ctx, "panic in a refresh", "key", t.String(), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
+		}
+	}()
 	release, err := n.turn(ctx)
 	if err != nil {
 		return store.Document{}, err
@@ -170,7 +188,7 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 	if err != nil {
 		return store.Document{}, err
 	}
-	doc := store.Document{
+	doc = store.Document{
 		Body: data, Fetched: time.Now(), Source: resp.Source,
 		ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified,
 	}

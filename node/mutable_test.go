@@ -56,6 +56,12 @@ func TestAgesOfAList(t *testing.T) {
 			{after: 59 * time.Second, change: grow, reason: cache.NotFound, fetched: 1},
 			{after: 2 * time.Second, body: "v1.0.0\nv1.1.0\n", fetched: 2},
 		}},
+		{"absence is asked for once a minute where there is something stale, too", []step{
+			{body: "v1.0.0\n", fetched: 1},
+			{after: 2 * time.Minute, change: gone, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: time.Second, reason: cache.NotFound, fetched: 2},
+			{after: 50 * time.Second, reason: cache.NotFound, fetched: 2},
+		}},
 		{"trouble is never repeated", []step{
 			{change: down, reason: cache.Broken, fetched: 1},
 			{change: up, body: "v1.0.0\n", fetched: 2},

@@ -94,6 +94,7 @@ type Node struct {
 	flights flights
 
 	mu        sync.Mutex
+	ended     bool                 // Run waits for what runs: nothing new begins
 	refreshes map[string]*refresh  // by target
 	troubled  map[string]time.Time // mutable targets whose refresh failed: not again before
 }
@@ -123,9 +124,14 @@ func New(cfg Config) *Node {
 }
 
 // Run blocks until ctx is done, then lets the fills that run finish for at most
-// grace, ends the others, and returns when everything verified is stored.
+// grace, ends the others, and returns when everything verified is stored. What
+// is asked meanwhile is answered from what is held. Another Run with less grace
+// hastens the first.
 func (n *Node) Run(ctx context.Context, grace time.Duration) error {
 	<-ctx.Done()
+	n.mu.Lock()
+	n.ended = true // else running could grow while it is waited for, which panics
+	n.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		n.running.Wait()
@@ -170,7 +176,9 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 		n.cfg.Metrics.answered(req.Target.Kind, cache.Disk)
 		return held, nil
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	// A copy that cannot be read is no absence, but upstream may have another.
+	unreadable := !errors.Is(err, fs.ErrNotExist)
+	if unreadable && (ctx.Err() != nil || req.Mode != cache.AllowFill || n.cfg.Upstream.Offline()) {
 		return nil, err
 	}
 	if req.Mode == cache.Peek {
@@ -193,7 +201,7 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		return n.bytesObject(t, data, cache.Disk), nil
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err != nil && ctx.Err() != nil {
 		return nil, err
 	}
 	if err != nil {
@@ -222,10 +230,21 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 		return nil, false, offline(t)
 	}
 	f, started, err = n.flights.start(t.String(), maxQueued)
-	if started {
-		n.running.Go(func() { n.fill(ctx, t, f) })
+	if started && !n.begin(func() { n.fill(ctx, t, f) }) {
+		n.flights.remove(t.String())
+		f.finish(nil, ending())
 	}
 	return f, started, err
+}
+
+// begin runs work that Run waits for, unless Run waits already.
+func (n *Node) begin(work func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.ended {
+		n.running.Go(work)
+	}
+	return !n.ended
 }
 
 // lasting returns a context for work that belongs to the node: it has the values
@@ -241,6 +260,10 @@ func (n *Node) lasting(ctx context.Context, limit time.Duration) (_ context.Cont
 
 func notCached(t target.Target) error {
 	return &cache.Error{Reason: cache.NotCached, Text: t.Describe() + " is not in the cache, and the request forbids fetching it"}
+}
+
+func ending() error {
+	return &cache.Error{Reason: cache.Busy, Text: "the cache is stopping", Err: errStopping}
 }
 
 func offline(t target.Target) error {

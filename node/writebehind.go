@@ -2,8 +2,10 @@ package node
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,9 +18,10 @@ import (
 const (
 	writeBehindBytes   = 64 << 20
 	writeBehindWorkers = 16 // commits at once; they share index transactions
-	// An object waits for others until none has come for writeBehindQuiet, at
-	// most writeBehindDelay: the writes of a burst, such as a module graph, then
-	// come behind its answers and not between them, and share transactions.
+	// An object waits for others until none has come, and no zip, for
+	// writeBehindQuiet, at most writeBehindDelay: the writes of a burst, such as a
+	// module graph and its zips, then come behind its answers and not between
+	// them, and share transactions.
 	writeBehindQuiet = 500 * time.Millisecond
 	writeBehindFull  = 4096 // objects that do not wait for more
 	writeBehindDelay = 5 * time.Second
@@ -37,9 +40,12 @@ type WriteBehind struct {
 	hurry func() // ends the waiting for others
 	rush  <-chan struct{}
 
+	stirred atomic.Int64 // how often somebody had better things to do than to write
+
 	mu      sync.Mutex
 	pending map[string][]byte
 	queue   []write // not yet being stored
+	ended   bool    // Wait waits: running must not grow any more
 }
 
 // write is one object on its way to the store.
@@ -62,7 +68,7 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 }
 
 // Put takes data, which the caller no longer changes. It waits when too much
-// waits already, and fails only when ctx ends before there is room.
+// waits already, and fails only when ctx ends before there is room or after Wait.
 func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 string) error {
 	weight := min(int64(len(data)), writeBehindBytes)
 	if err := w.room.Acquire(ctx, weight); err != nil {
@@ -70,6 +76,10 @@ func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 stri
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ended {
+		w.room.Release(weight)
+		return diskError(fs.ErrClosed)
+	}
 	w.pending[name] = data
 	w.queue = append(w.queue, write{context.WithoutCancel(ctx), name, h1, data})
 	if len(w.queue) == 1 {
@@ -96,17 +106,21 @@ func (w *WriteBehind) flush() {
 	_ = group.Wait() // commit tells of its failures itself
 }
 
+// Stir says that a burst goes on, without an object to store.
+func (w *WriteBehind) Stir() { w.stirred.Add(1) }
+
 // gather returns when the burst is over.
 func (w *WriteBehind) gather() {
 	start := time.Now()
-	for seen := 0; time.Since(start) < writeBehindDelay; {
+	for seen := int64(0); time.Since(start) < writeBehindDelay; {
 		w.mu.Lock()
 		queued := len(w.queue)
 		w.mu.Unlock()
-		if queued == seen || queued >= writeBehindFull {
+		events := int64(queued) + w.stirred.Load()
+		if events == seen || queued >= writeBehindFull {
 			return
 		}
-		seen = queued
+		seen = events
 		select {
 		case <-time.After(writeBehindQuiet):
 		case <-w.rush:
@@ -123,8 +137,12 @@ func (w *WriteBehind) Pending(name string) ([]byte, bool) {
 	return data, ok
 }
 
-// Wait returns when everything that was Put is stored or has failed.
+// Wait returns when everything that was Put is stored or has failed. Nothing is
+// taken any more.
 func (w *WriteBehind) Wait() {
+	w.mu.Lock()
+	w.ended = true
+	w.mu.Unlock()
 	w.hurry()
 	w.running.Wait()
 }

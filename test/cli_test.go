@@ -54,6 +54,7 @@ func TestBadInput(t *testing.T) {
 		{name: "bad upstream", args: serve("--upstream", "ftp://mirror.example.com"), status: 2, want: "ftp"},
 		{name: "bad environment", env: []string{"RINGMOD_OFFLINE=perhaps"}, args: serve(), status: 2, want: "RINGMOD_OFFLINE"},
 		{name: "bad configuration", args: serve("--config", config), status: 2, want: `unknown key "htp-addr"`},
+		{name: "services for everybody", args: serve("--offline", "--grpc-addr", ":0"), status: 2, want: "loopback"},
 		{name: "bad region", args: serve("--offline", "--region", "eu west"), status: 2, want: "region"},
 		{name: "bad replicas", args: serve("--offline", "--replicas", "9"), status: 2, want: "--replicas"},
 		{name: "bad node id", args: serve("--offline", "--data-dir", t.TempDir(), "--node-id", "a|b"), status: 2, want: "node id"},
@@ -96,6 +97,23 @@ func TestUpstreamIsOurselves(t *testing.T) {
 		"--data-dir", t.TempDir(), "--upstream", "http://"+addr)
 	if status != 2 || !strings.Contains(stderr, "leads back") {
 		t.Errorf("exit status %d, stderr %q, want 2 and a line that says that the upstream leads back here", status, stderr)
+	}
+}
+
+// TestGoproxyIsOurselves starts where the developer's go command points here
+// already: the go command's own default is the upstream then.
+func TestGoproxyIsOurselves(t *testing.T) {
+	t.Parallel()
+	p := harness.ServeEnv(t, []string{"GOPROXY=http://127.0.0.1:1,direct", "RINGMOD_LOG_FORMAT=json"}, "--data-dir", t.TempDir())
+	if got := p.Log(); strings.Contains(got, "leads back") {
+		t.Errorf("an upstream elsewhere was taken for ourselves: %s", got)
+	}
+	addr := p.HTTP
+	p.Stop()
+	p = harness.ServeEnv(t, []string{"GOPROXY=http://" + addr + ",direct"}, "--data-dir", t.TempDir(), "--http-addr", addr)
+	p.Stop()
+	if got, want := p.Log(), "using the go command's default as upstream"; !strings.Contains(got, want) {
+		t.Errorf("the log %q does not say %q", got, want)
 	}
 }
 

@@ -1,25 +1,18 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
-	"io"
 	"log/slog"
-	"net"
-	"net/netip"
-	"os"
-	"path/filepath"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 
 	"github.com/ringmod/ringmod/gateway"
-	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/store"
-	"github.com/ringmod/ringmod/node/sumdb"
-	"github.com/ringmod/ringmod/node/upstream"
 )
 
 // assemble builds the process from its parts; nothing runs yet.
@@ -57,99 +50,16 @@ func (o *options) assemble(disk *store.Disk, inspector *node.Inspector, l *liste
 	}
 	p.web = gateway.Server(front, log)
 	p.admin = gateway.Server(gateway.Admin(reg, p.ready), log)
-	p.grpc = grpc.NewServer()
-	healthpb.RegisterHealthServer(p.grpc, health.NewServer())
+	p.grpc = services(p.node, log)
 	return p, nil
 }
 
-func (o *options) upstreamClient(self net.Addr, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
-	list, dropped := upstream.DropSelf(o.upstream, addrPorts(self))
-	for _, entry := range dropped {
-		log.Warn("leaving out an upstream that leads back to this gateway", "upstream", entry)
-	}
-	if len(dropped) > 0 && list == "" {
-		return nil, usagef("the upstream leads back to this gateway (%s); give --upstream", self)
-	}
-	client, err := upstream.New(upstream.Config{
-		List: list, Private: o.private, Netrc: netrcFile(), Contact: o.contact, Version: version(), Via: via,
-		Observer: metrics.UpstreamRequest, Logger: log,
-	})
-	if err != nil {
-		return nil, usagef("--upstream: %w", err)
-	}
-	return client, nil
-}
-
-// databases opens the checksum databases of --sumdb.
-func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
-	var dbs []*sumdb.DB
-	for _, s := range o.sumdbs {
-		spec, err := sumdb.ParseSpec(s)
-		if err != nil {
-			return nil, err // checkSources has seen it
-		}
-		db, err := sumdb.New(sumdb.Config{
-			Spec: spec, Remote: remoteDatabase{outside, spec}, Storage: files, Heads: files, Logger: log,
-		})
-		if err != nil {
-			return nil, usagef("--sumdb %q: %w", s, err)
-		}
-		dbs = append(dbs, db)
-	}
-	return dbs, nil
-}
-
-func names(dbs []*sumdb.DB) []string {
-	var list []string
-	for _, db := range dbs {
-		list = append(list, db.Name())
-	}
-	return list
-}
-
-// remoteDatabase reaches a checksum database as the go command does.
-type remoteDatabase struct {
-	outside *upstream.Client
-	spec    sumdb.Spec
-}
-
-// Fetch implements sumdb.Remote.
-func (r remoteDatabase) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
-	resp, err := r.fetch(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	return io.ReadAll(resp.Body)
-}
-
-func (r remoteDatabase) fetch(ctx context.Context, t target.Target) (*upstream.Response, error) {
-	if r.spec.Direct {
-		return r.outside.FetchSumdbFrom(ctx, t, r.spec.URL)
-	}
-	return r.outside.FetchSumdb(ctx, t, r.spec.URL)
-}
-
-func addrPorts(a net.Addr) []netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return []netip.AddrPort{tcp.AddrPort()}
-	}
-	return nil
-}
-
-// netrcFile returns the file that the go command reads, too: NETRC, or .netrc in
-// the home folder; "" where there is none (go/auth/netrc.go).
-func netrcFile() string {
-	if file := os.Getenv("NETRC"); file != "" {
-		return file
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return ""
-	}
-	file := filepath.Join(home, ".netrc")
-	if _, err := os.Stat(file); err != nil {
-		return ""
-	}
-	return file
+// services returns the gRPC server with what a node offers.
+func services(n *node.Node, log *slog.Logger) *grpc.Server {
+	pool := &wire.Pool{}
+	server := grpc.NewServer(wire.ServerOptions(pool)...)
+	node.Register(server, node.ServiceConfig{Cache: n, Holder: n, Pool: pool, Logger: log})
+	healthpb.RegisterHealthServer(server, health.NewServer())
+	reflection.Register(server)
+	return server
 }

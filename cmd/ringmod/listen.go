@@ -65,3 +65,14 @@ func (l *listeners) ready() string {
 	}
 	return b.String()
 }
+
+// checkLoopback refuses to offer the node's services, which ask nobody who he
+// is, beyond this machine.
+func checkLoopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	if err != nil || host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil //nolint:nilerr // listenOn has better words for an address that is none
+	}
+	return usagef("--grpc-addr %s is reachable from other machines, and this build has no certificates between members; use a loopback address", addr)
+}

@@ -52,13 +52,15 @@ const logDelay = 100 * time.Millisecond
 
 // batchWriter collects lines and writes them at least every logDelay.
 type batchWriter struct {
+	to io.Writer
+
 	mu    sync.Mutex
 	buf   *bufio.Writer
 	timer *time.Timer // runs while buf holds something
 }
 
 func newBatchWriter(w io.Writer) *batchWriter {
-	return &batchWriter{buf: bufio.NewWriterSize(w, 64<<10)}
+	return &batchWriter{to: w, buf: bufio.NewWriterSize(w, 64<<10)}
 }
 
 // Write takes one or more whole lines.
@@ -69,9 +71,7 @@ func (b *batchWriter) Write(p []byte) (int, error) {
 		b.timer = time.AfterFunc(logDelay, b.Flush)
 	}
 	if b.buf.Available() < len(p) {
-		if err := b.buf.Flush(); err != nil {
-			return 0, err
-		}
+		b.flush()
 	}
 	return b.buf.Write(p)
 }
@@ -81,5 +81,13 @@ func (b *batchWriter) Flush() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.timer = nil
-	_ = b.buf.Flush() // nobody is left to be told
+	b.flush()
+}
+
+// flush drops what cannot be written, as there is nobody to be told: a
+// bufio.Writer that has failed once would take nothing ever after.
+func (b *batchWriter) flush() {
+	if b.buf.Flush() != nil {
+		b.buf.Reset(b.to)
+	}
 }

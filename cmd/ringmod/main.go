@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -49,7 +50,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "ringmod: %v\n", err)
+	// YAML's errors and several joined into one have a line each.
+	fmt.Fprintf(stderr, "ringmod: %s\n", strings.Join(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' }), "; "))
 	if _, usage := errors.AsType[*usageError](err); usage || !started {
 		return 2
 	}

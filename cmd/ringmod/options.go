@@ -1,19 +1,14 @@
 package main
 
 import (
-	"bytes"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
 
-	"github.com/ringmod/ringmod/node/sumdb"
-	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -27,6 +22,7 @@ type options struct {
 	dataDir              string
 
 	upstream, private string
+	upstreamOfGo      bool // upstream is what 'go env' says and not a setting of ours
 	sumdbs            []string
 	offline           bool
 	contact           string
@@ -67,6 +63,11 @@ func (o *options) resolve() error {
 	if (o.tlsCert == "") != (o.tlsKey == "") {
 		return usagef("--tls-cert and --tls-key go together")
 	}
+	if o.tlsCert != "" {
+		if _, err := tls.LoadX509KeyPair(o.tlsCert, o.tlsKey); err != nil {
+			return usagef("--tls-cert, --tls-key: %w", err)
+		}
+	}
 	if o.dataDir == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
@@ -82,10 +83,13 @@ func (o *options) resolve() error {
 		if err != nil {
 			return usagef("asking the go command for GOPROXY: %w; give --upstream", err)
 		}
-		o.upstream = list
+		o.upstream, o.upstreamOfGo = list, true
 	}
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
+	}
+	if err := checkLoopback(o.grpcAddr); err != nil {
+		return err
 	}
 	if err := o.checkSources(); err != nil {
 		return err
@@ -114,45 +118,6 @@ func (o *options) member(id string) ring.Member {
 		Region: o.region, Zone: o.zone, Weight: o.weight, Addr: o.grpcAddr,
 	}
 }
-
-// checkSources finds mistakes in --upstream and --sumdb before anything is
-// opened.
-func (o *options) checkSources() error {
-	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
-		return usagef("--upstream: %w", err)
-	}
-	if slices.Contains(o.sumdbs, "off") {
-		if len(o.sumdbs) > 1 {
-			return usagef("--sumdb off stands alone")
-		}
-		o.sumdbs = nil
-	}
-	for _, s := range o.sumdbs {
-		if _, err := sumdb.ParseSpec(s); err != nil {
-			return usagef("--sumdb %q: %w", s, err)
-		}
-	}
-	return nil
-}
-
-// goEnv returns what 'go env' says.
-func goEnv(name string) (string, error) {
-	out, err := exec.Command("go", "env", name).Output() //nolint:noctx // local and instant
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return "", fmt.Errorf("%s", firstLine(exit.Stderr))
-	}
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-func firstLine(b []byte) []byte {
-	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
-	return line
-}
-
-const nodeIDFile = "node-id"
 
 // identity returns the node's id: the one kept in the data folder, which stays
 // the same when the host is renamed, or a new one that is kept from now on.

@@ -163,13 +163,11 @@ func (p *process) drain(ctx context.Context) {
 	}
 	_ = p.admin.Close()
 	p.grpc.Stop()
-	grace := fillGrace
-	if ctx.Err() != nil {
-		grace = 0
-	}
 	now, cancel := context.WithCancel(ctx)
 	cancel()
-	_ = p.node.Run(now, grace)
+	hasten := context.AfterFunc(ctx, func() { _ = p.node.Run(now, 0) })
+	defer hasten()
+	_ = p.node.Run(now, fillGrace)
 }
 
 func (p *process) ready() error {

@@ -132,7 +132,7 @@ func TestKilledChild(t *testing.T) {
 	for g := range 4 {
 		wg.Go(func() {
 			for {
-				name := fmt.Sprintf("example.com/m%d/@v/v1.0.%d.zip", g, rand.IntN(1<<40))
+				name := fmt.Sprintf("example.com/m%d/@v/v1.0.%d.zip", g, rand.Int64N(1<<40))
 				if err := commit(t, d, name, content(name, rand.IntN(300_000))); err != nil {
 					fmt.Printf("open %v\n", err)
 					os.Exit(1)

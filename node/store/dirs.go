@@ -2,9 +2,7 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -44,7 +42,8 @@ func (d *dirs) ensure(dir string) error {
 	if err := d.ensure(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+	// All: even root may have been tidied away.
+	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
 	if err := syncDir(parent); err != nil {

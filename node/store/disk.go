@@ -227,6 +227,14 @@ func (d *Disk) sweep() error {
 // createTemp makes a file in tmp. Its mode lets others read the object later.
 func (d *Disk) createTemp() (*os.File, error) {
 	path := filepath.Join(d.dir, "tmp", strconv.FormatUint(d.temps.Add(1), 10))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	// Somebody has emptied the data directory to be rid of the cache.
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return nil, err
+	}
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 }
 

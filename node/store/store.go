@@ -65,6 +65,10 @@ type Store interface {
 	// is a *CorruptError, which says that a copy was there and was bad. Any
 	// other error says nothing about the object.
 	Open(ctx context.Context, name string) (*Object, error)
+	// Stat returns the entry of an object without reading the object, so that its
+	// bytes may still turn out to be bad. An absent one is fs.ErrNotExist; so is
+	// a file that Open would adopt.
+	Stat(name string) (Entry, error)
 	// Create begins an object. It becomes visible by Commit only; several may be
 	// pending for one name, and the last Commit stays.
 	Create(name string) (Pending, error)

@@ -41,7 +41,7 @@ func (d *DB) Lookup(ctx context.Context, m module.Version) ([]byte, error) {
 			return data, nil
 		}
 	}
-	return d.shared(ctx, rest, func(ctx context.Context) ([]byte, error) {
+	return d.admit(ctx, rest, func(ctx context.Context) ([]byte, error) {
 		if data, rec, ok := d.storedRecord(ctx, m, rest); ok && d.vouch(ctx, rest, rec) {
 			return data, nil
 		}

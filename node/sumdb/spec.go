@@ -100,9 +100,9 @@ func parseURL(s string) (*url.URL, error) {
 	switch {
 	case err != nil:
 		return nil, errors.New("its URL cannot be parsed")
-	case u.Scheme == "file" && u.Path != "", (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
 		return u, nil
 	default:
-		return nil, errors.New("its URL must begin with https://HOST, http://HOST or file:///")
+		return nil, errors.New("its URL must begin with https://HOST or http://HOST")
 	}
 }

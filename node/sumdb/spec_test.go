@@ -21,7 +21,6 @@ func TestParseSpec(t *testing.T) {
 		{"sum.golang.google.cn", "sum.golang.org", publicKey, "https://sum.golang.google.cn"},
 		{own, dbName, own, ""},
 		{" " + own + "  http://localhost:1/x ", dbName, own, "http://localhost:1/x"},
-		{own + " file:///srv/sumdb", dbName, own, "file:///srv/sumdb"},
 	}
 	for _, test := range tests {
 		got, err := sumdb.ParseSpec(test.spec)
@@ -40,7 +39,7 @@ func TestParseSpecRejects(t *testing.T) {
 	secret := "hunter2"
 	for _, spec := range []string{
 		"", " ", "sum.example.org", "a b c", "sum.golang.org+033de0ae+AAAA", "sum.golang.org ftp://u:" + secret + "@h/", "sum.golang.org https://",
-		"sum.golang.org https://u:" + secret + "@h:port/", "https://u:" + secret + "@sum.example.org", "sum.golang.org mirror.example", "off https://x.y",
+		"sum.golang.org https://u:" + secret + "@h:port/", "https://u:" + secret + "@sum.example.org", "sum.golang.org mirror.example", "off https://x.y", "sum.golang.org file:///srv/sumdb",
 	} {
 		got, err := sumdb.ParseSpec(spec)
 		if err == nil {

@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,6 +45,8 @@ import (
 
 const (
 	workTimeout  = time.Minute      // for work that callers share, whoever leaves
+	maxWork      = 4096             // names that are worked on at once
+	workPause    = 5 * time.Second  // after which it makes sense to ask a busy one again
 	vouchTimeout = 2 * time.Second  // for checking anew what is stored already
 	vouchPause   = 30 * time.Second // after that check could not reach the database
 	latestMaxAge = time.Minute      // of the head, when asked for the latest
@@ -100,6 +103,7 @@ type DB struct {
 	log       *slog.Logger
 
 	flights singleflight.Group
+	working atomic.Int64            // names that callers asked for and that are worked on
 	tiles   *lru[place, []byte]     // verified or stored hash tiles, the widest known
 	pending *lru[tlog.Tile, []byte] // fetched hash tiles whose proof is under way
 	vouched *lru[string, struct{}]  // records that are proven to fit the head
@@ -154,7 +158,7 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 	done := d.flights.DoChan(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTimeout)
 		defer cancel()
-		data, err := work(ctx)
+		data, err := d.survive(ctx, key, work)
 		if _, known := errors.AsType[*cache.Error](err); err != nil && !known && ctx.Err() != nil {
 			err = &cache.Error{Reason: cache.Slow, Source: d.name, Text: "no answer within " + workTimeout.String(), Err: err}
 		}
@@ -170,6 +174,29 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+}
+
+// admit is shared for the names that callers choose. Their work outlives them, so
+// a flood of made-up names must meet a bound.
+func (d *DB) admit(ctx context.Context, key string, work func(context.Context) ([]byte, error)) ([]byte, error) {
+	return d.shared(ctx, key, func(ctx context.Context) ([]byte, error) {
+		defer d.working.Add(-1)
+		if d.working.Add(1) > maxWork {
+			return nil, &cache.Error{Reason: cache.Busy, Text: "too many requests to " + d.name + " are waiting", RetryAfter: workPause}
+		}
+		return work(ctx)
+	})
+}
+
+// survive makes a panic of work an error: singleflight would end the process.
+func (d *DB) survive(ctx context.Context, key string, work func(context.Context) ([]byte, error)) (data []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			d.log.ErrorContext(ctx, "panic in a checksum database's work", "work", key, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while asking " + d.name}
+		}
+	}()
+	return work(ctx)
 }
 
 // fetch asks the database for what stands behind its name in a target.

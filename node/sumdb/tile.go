@@ -55,7 +55,7 @@ func (d *DB) Tile(ctx context.Context, t target.Target) ([]byte, error) {
 	if data := d.stored(ctx, tile); data != nil {
 		return data, nil
 	}
-	return d.shared(ctx, "prove "+t.Rest, func(ctx context.Context) ([]byte, error) {
+	return d.admit(ctx, "prove "+t.Rest, func(ctx context.Context) ([]byte, error) {
 		if data := d.stored(ctx, tile); data != nil { // since we looked
 			return data, nil
 		}
@@ -293,7 +293,7 @@ func (d *DB) dataTile(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 	if data := d.storedRecords(ctx, tile); data != nil {
 		return data, nil
 	}
-	return d.shared(ctx, "prove "+tile.Path(), func(ctx context.Context) ([]byte, error) {
+	return d.admit(ctx, "prove "+tile.Path(), func(ctx context.Context) ([]byte, error) {
 		if data := d.storedRecords(ctx, tile); data != nil { // since we looked
 			return data, nil
 		}

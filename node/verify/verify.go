@@ -7,6 +7,9 @@
 // the checksum databases hold. It never asks a network and knows no checksum
 // database: whether a hash is the right one is for package sumdb to say.
 //
+// A zip may be hashed while it arrives (Download). That changes when the work is
+// done and not what passes: the zip's directory decides when all of it is there.
+//
 // The input is hostile. No check panics, trusts a declared size or uses memory
 // in proportion to what a zip unpacks to: entries stream through a fixed
 // buffer, inflating stops at the declared size, the declared sizes together are

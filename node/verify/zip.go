@@ -6,23 +6,19 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
-	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
-	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/klauspost/compress/flate"
 	"golang.org/x/mod/module"
 	modzip "golang.org/x/mod/zip"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ringmod/ringmod/internal/cache"
 )
@@ -44,7 +40,8 @@ var (
 // that many fills at once do not take more processors than were granted. All
 // methods may be called concurrently.
 type Verifier struct {
-	slots chan *scratch // an idle worker's tools; who holds one may compute
+	slots chan struct{} // a token for each idle worker; who holds one may compute
+	idle  sync.Pool     // of *scratch
 }
 
 // scratch is what one worker needs.
@@ -56,15 +53,19 @@ type scratch struct {
 }
 
 // New returns a Verifier that computes on at most workers goroutines at a time,
-// GOMAXPROCS when workers is 0 or less.
+// one fewer than GOMAXPROCS when workers is 0 or less: while all are busy somebody
+// still polls the network, so that verifying never slows a hit.
 func New(workers int) *Verifier {
 	if workers <= 0 {
-		workers = runtime.GOMAXPROCS(0)
+		workers = max(1, runtime.GOMAXPROCS(0)-1)
 	}
-	v := &Verifier{slots: make(chan *scratch, workers)}
-	for range workers {
+	v := &Verifier{slots: make(chan struct{}, workers)}
+	v.idle.New = func() any {
 		raw := bufio.NewReaderSize(nil, rawSize)
-		v.slots <- &scratch{sum: sha256.New(), raw: raw, inflate: flate.NewReader(raw)}
+		return &scratch{sum: sha256.New(), raw: raw, inflate: flate.NewReader(raw)}
+	}
+	for range workers {
+		v.release()
 	}
 	return v
 }
@@ -80,23 +81,33 @@ func New(workers int) *Verifier {
 // Errors: ctx's own, or a *cache.Error with the reason Broken (the zip is bad),
 // Malformed (m names no version) or Internal (f cannot be read).
 func (v *Verifier) Zip(ctx context.Context, m module.Version, f io.ReaderAt, size int64) (h1 string, err error) {
+	d := v.Follow(ctx, f)
+	defer d.Close()
+	return d.Zip(m, size)
+}
+
+// Zip does what Verifier.Zip does for the file that was followed, when size bytes
+// are all of it, under the context of Follow. It is called once.
+func (d *Download) Zip(m module.Version, size int64) (h1 string, err error) {
 	if err := module.Check(m.Path, m.Version); err != nil {
 		return "", &cache.Error{Reason: cache.Malformed, Text: oneLine(err.Error()), Err: err}
 	}
 	if size > modzip.MaxZipFile {
 		return "", broken(nil, "zip for %s has %d bytes, the limit is %d", m, size, modzip.MaxZipFile)
 	}
-	name, remove, err := named(ctx, f, size)
+	ctx := d.ctx
+	name, remove, err := named(ctx, d.r, size)
 	if err != nil {
 		return "", err
 	}
 	defer remove()
-	src := &source{r: f, size: size}
-	files, err := v.open(ctx, m, src, name, size)
+	d.finish(size)
+	src := &source{r: d.r, size: size}
+	files, err := d.v.open(ctx, m, src, name, size)
 	if err != nil {
 		return "", src.explain(ctx, m, err)
 	}
-	h1, err = v.hash(ctx, src, files)
+	h1, err = d.hash(ctx, src, files)
 	if err != nil {
 		return "", src.explain(ctx, m, err)
 	}
@@ -106,11 +117,10 @@ func (v *Verifier) Zip(ctx context.Context, m module.Version, f io.ReaderAt, siz
 // open reads the directory of the zip, once for us within a bound and then for
 // CheckZip, which has none. It holds a slot: a directory costs memory.
 func (v *Verifier) open(ctx context.Context, m module.Version, src *source, name string, size int64) ([]*zip.File, error) {
-	tools, err := v.acquire(ctx)
-	if err != nil {
+	if err := v.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer v.release(tools)
+	defer v.release()
 	src.limit = maxDirectory
 	z, err := zip.NewReader(src, size)
 	if err != nil {
@@ -124,134 +134,24 @@ func (v *Verifier) open(ctx context.Context, m module.Version, src *source, name
 	return z.File, err
 }
 
-// hash computes the h1: hash: SHA-256 over a line for each entry, in the order
-// of their names.
-func (v *Verifier) hash(ctx context.Context, src io.ReaderAt, files []*zip.File) (string, error) {
-	files = slices.Clone(files)
-	slices.SortFunc(files, func(a, b *zip.File) int { return cmp.Compare(a.Name, b.Name) })
-	sums := make([][sha256.Size]byte, len(files))
-	var next atomic.Int64
-	group, ctx := errgroup.WithContext(ctx)
-	for range min(cap(v.slots), len(files)) {
-		group.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(len(files)); i = next.Add(1) - 1 {
-				if err := v.hashEntry(ctx, src, files[i], &sums[i]); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return "", err
-	}
-	total := sha256.New()
-	for i, file := range files {
-		fmt.Fprintf(total, "%x  %s\n", sums[i], file.Name)
-	}
-	return "h1:" + base64.StdEncoding.EncodeToString(total.Sum(nil)), nil
-}
-
-// hashEntry takes a slot for one entry only, so that fills take turns.
-func (v *Verifier) hashEntry(ctx context.Context, src io.ReaderAt, file *zip.File, sum *[sha256.Size]byte) error {
-	tools, err := v.acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer v.release(tools)
-	if err := tools.digest(ctx, src, file); err != nil {
-		return fmt.Errorf("reading file %q: %w", file.Name, err)
-	}
-	tools.sum.Sum(sum[:0])
-	return nil
-}
-
-// digest hashes the content of file and holds it against the length and CRC that
-// the zip declares.
-func (s *scratch) digest(ctx context.Context, src io.ReaderAt, file *zip.File) error {
-	r, err := s.content(file)
-	if err != nil {
-		return err
-	}
-	s.sum.Reset()
-	var crc uint32
-	for left := file.UncompressedSize64; ; {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		n, err := r.Read(s.buf[:])
-		if uint64(n) > left {
-			return errors.New("more content than declared")
-		}
-		left -= uint64(n)
-		s.sum.Write(s.buf[:n])
-		crc = crc32.Update(crc, crc32.IEEETable, s.buf[:n])
-		switch {
-		case err == io.EOF && left > 0:
-			return io.ErrUnexpectedEOF
-		case err == io.EOF && crc != file.CRC32 && file.CRC32 != 0: // 0: not said
-			return zip.ErrChecksum
-		case err == io.EOF:
-			return checkDescriptor(src, file)
-		case err != nil:
-			return err
-		}
-	}
-}
-
-// checkDescriptor compares the CRC behind the entry's data, where there is one,
-// with that of the directory, as archive/zip does for who unpacks the zip.
-func checkDescriptor(src io.ReaderAt, file *zip.File) error {
-	const present, signature = 0x8, 0x08074b50 // APPNOTE.TXT 4.4.4 and 4.3.9.3
-	if file.Flags&present == 0 {
-		return nil
-	}
-	start, err := file.DataOffset()
-	if err != nil {
-		return err
-	}
-	var b [8]byte
-	if _, err := src.ReadAt(b[:], start+int64(file.CompressedSize64)); err != nil {
-		return zip.ErrFormat
-	}
-	crc := binary.LittleEndian.Uint32(b[:])
-	if crc == signature {
-		crc = binary.LittleEndian.Uint32(b[4:])
-	}
-	if crc != file.CRC32 {
-		return zip.ErrChecksum
-	}
-	return nil
-}
-
-// content returns the inflated content of file. It does what file.Open does,
-// with reads sixteen times as large and an inflater that is kept.
-func (s *scratch) content(file *zip.File) (io.Reader, error) {
-	raw, err := file.OpenRaw()
-	if err != nil {
-		return nil, err
-	}
-	s.raw.Reset(raw)
-	switch file.Method {
-	case zip.Store:
-		return s.raw, nil
-	case zip.Deflate:
-		return s.inflate, s.inflate.(flate.Resetter).Reset(s.raw, nil) //nolint:errcheck // flate.NewReader documents that it is one
-	default:
-		return nil, zip.ErrAlgorithm
-	}
-}
-
-func (v *Verifier) acquire(ctx context.Context) (*scratch, error) {
+func (v *Verifier) acquire(ctx context.Context) error {
 	select {
-	case s := <-v.slots:
-		return s, nil
+	case <-v.slots:
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 
-func (v *Verifier) release(s *scratch) { v.slots <- s }
+func (v *Verifier) release() { v.slots <- struct{}{} }
+
+func (v *Verifier) tools() *scratch { return v.idle.Get().(*scratch) } //nolint:errcheck // it has nothing else
+
+// tidy takes tools back. They keep nothing of the zip alive.
+func (v *Verifier) tidy(tools *scratch) {
+	tools.raw.Reset(nil)
+	v.idle.Put(tools)
+}
 
 // source is the zip's bytes. It bounds what is read while limit is set, and
 // remembers that reading failed here, which is not the zip's fault; reading

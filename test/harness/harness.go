@@ -63,6 +63,7 @@ func RemoveBinary() {
 // Process is a running ringmod.
 type Process struct {
 	HTTP  string // host:port of the GOPROXY protocol
+	GRPC  string // host:port of the node's services
 	Admin string // host:port of /metrics
 
 	t    testing.TB
@@ -78,15 +79,22 @@ type Process struct {
 // test ends it.
 func Serve(t testing.TB, flags ...string) *Process {
 	t.Helper()
+	return ServeEnv(t, nil, flags...)
+}
+
+// ServeEnv is Serve with env on top of the environment of the test.
+func ServeEnv(t testing.TB, env []string, flags ...string) *Process {
+	t.Helper()
 	args := append([]string{
 		"serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--gossip-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
 	}, flags...)
-	return start(t, args)
+	return start(t, env, args)
 }
 
-func start(t testing.TB, args []string) *Process {
+func start(t testing.TB, env, args []string) *Process {
 	t.Helper()
 	p := &Process{t: t, cmd: exec.Command(Binary(t), args...), done: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stderr = p
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -126,6 +134,8 @@ func (p *Process) parse(line string) {
 		switch key, value, _ := strings.Cut(field, "="); key {
 		case "http":
 			p.HTTP = value
+		case "grpc":
+			p.GRPC = value
 		case "admin":
 			p.Admin = value
 		}

@@ -33,6 +33,7 @@ func Test(t *testing.T, open func(t *testing.T) (store.Store, store.Documents)) 
 		{"calls after the end", testEnded},
 		{"replace", testReplace},
 		{"remove", testRemove},
+		{"stat", testStat},
 		{"walk", testWalk},
 		{"walk stops", testWalkStops},
 		{"cancelled", testCancelled},
@@ -167,7 +168,8 @@ func testBadNames(t *testing.T, s store.Store) {
 	} {
 		_, openErr := s.Open(t.Context(), name)
 		_, createErr := s.Create(name)
-		for op, err := range map[string]error{"Open": openErr, "Create": createErr, "Remove": s.Remove(name)} {
+		_, statErr := s.Stat(name)
+		for op, err := range map[string]error{"Open": openErr, "Stat": statErr, "Create": createErr, "Remove": s.Remove(name)} {
 			if !errors.Is(err, fs.ErrInvalid) {
 				t.Errorf("%s(%.40q): %v, want fs.ErrInvalid", op, name, err)
 			}

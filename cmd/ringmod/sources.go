@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/upstream"
+)
+
+// checkSources finds mistakes in --upstream and --sumdb before anything is
+// opened.
+func (o *options) checkSources() error {
+	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
+		return usagef("--upstream: %w", err)
+	}
+	if slices.Contains(o.sumdbs, "off") {
+		if len(o.sumdbs) > 1 {
+			return usagef("--sumdb off stands alone")
+		}
+		o.sumdbs = nil
+	}
+	for _, s := range o.sumdbs {
+		if _, err := sumdb.ParseSpec(s); err != nil {
+			return usagef("--sumdb: %w", err) // which does not repeat an address: it may hold a password
+		}
+	}
+	return nil
+}
+
+const nodeIDFile = "node-id"
+
+func (o *options) upstreamClient(self net.Addr, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
+	list, err := o.upstreamList(self, log)
+	if err != nil {
+		return nil, err
+	}
+	client, err := upstream.New(upstream.Config{
+		List: list, Private: o.private, Netrc: netrcFile(), Contact: o.contact, Version: version(), Via: via,
+		Observer: metrics.UpstreamRequest, Logger: log,
+	})
+	if err != nil {
+		return nil, usagef("--upstream: %w", err)
+	}
+	return client, nil
+}
+
+// upstreamList returns --upstream without the entries that lead back to us. A
+// developer whose go command points here already ('go env -w GOPROXY=…') has
+// nothing left then; the go command's own default takes its place.
+func (o *options) upstreamList(self net.Addr, log *slog.Logger) (string, error) {
+	list, dropped := upstream.DropSelf(o.upstream, addrPorts(self))
+	for _, entry := range dropped {
+		log.Warn("leaving out an upstream that leads back to this gateway", "upstream", entry)
+	}
+	switch {
+	case len(dropped) == 0 || list != "" && list != "direct":
+		return list, nil
+	case !o.upstreamOfGo:
+		return "", usagef("--upstream leads back to this gateway (%s) and nowhere else", self)
+	}
+	list, err := goEnv("GOPROXY", "GOENV=off", "GOPROXY=")
+	if err != nil {
+		return "", usagef("GOPROXY leads back to this gateway, and asking the go command for its default failed: %w; give --upstream", err)
+	}
+	log.Info("GOPROXY leads back to this gateway, using the go command's default as upstream")
+	list, _ = upstream.DropSelf(list, addrPorts(self))
+	return list, nil
+}
+
+// databases opens the checksum databases of --sumdb.
+func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
+	var dbs []*sumdb.DB
+	for _, s := range o.sumdbs {
+		spec, err := sumdb.ParseSpec(s)
+		if err != nil {
+			return nil, err // checkSources has seen it
+		}
+		db, err := sumdb.New(sumdb.Config{
+			Spec: spec, Remote: remoteDatabase{outside, spec}, Storage: files, Heads: files, Logger: log,
+		})
+		if err != nil {
+			return nil, usagef("--sumdb: %w", err)
+		}
+		dbs = append(dbs, db)
+	}
+	return dbs, nil
+}
+
+func names(dbs []*sumdb.DB) []string {
+	var list []string
+	for _, db := range dbs {
+		list = append(list, db.Name())
+	}
+	return list
+}
+
+// remoteDatabase reaches a checksum database as the go command does.
+type remoteDatabase struct {
+	outside *upstream.Client
+	spec    sumdb.Spec
+}
+
+// Fetch implements sumdb.Remote.
+func (r remoteDatabase) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
+	resp, err := r.fetch(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	return io.ReadAll(resp.Body)
+}
+
+func (r remoteDatabase) fetch(ctx context.Context, t target.Target) (*upstream.Response, error) {
+	if r.spec.Direct {
+		return r.outside.FetchSumdbFrom(ctx, t, r.spec.URL)
+	}
+	return r.outside.FetchSumdb(ctx, t, r.spec.URL)
+}
+
+func addrPorts(a net.Addr) []netip.AddrPort {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return []netip.AddrPort{tcp.AddrPort()}
+	}
+	return nil
+}
+
+// netrcFile returns the file that the go command reads, too: NETRC, or .netrc in
+// the home folder; "" where there is none (go/auth/netrc.go).
+func netrcFile() string {
+	if file := os.Getenv("NETRC"); file != "" {
+		return file
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	file := filepath.Join(home, ".netrc")
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
+}
+
+// goEnv returns what 'go env' says, with env on top of our own environment.
+func goEnv(name string, env ...string) (string, error) {
+	cmd := exec.Command("go", "env", name) //nolint:noctx // local and instant
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return "", fmt.Errorf("%s", firstLine(exit.Stderr))
+	}
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func firstLine(b []byte) []byte {
+	line, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte("\n"))
+	return line
+}

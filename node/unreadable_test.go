@@ -1,0 +1,76 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/store"
+)
+
+// unreadable is a store whose files cannot be opened: another user's, or the
+// process has no descriptor left.
+type unreadable struct{ *store.Mem }
+
+func (unreadable) Open(ctx context.Context, _ string) (*store.Object, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nil, errors.New("permission denied")
+}
+
+func TestCopyThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	const name = "example.com/m/@v/v1.0.0.info"
+	const info = `{"Version":"v1.0.0"}`
+	tests := []struct {
+		name    string
+		offline bool
+		mode    cache.Mode
+		want    string
+		reason  cache.Reason
+	}{
+		{name: "is fetched while upstream has it", want: info},
+		{name: "is no absence for who may not fetch", mode: cache.OnlyIfCached, reason: cache.Internal},
+		{name: "is no absence offline", offline: true, reason: cache.Internal},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			script := newScripted(map[string]string{name: info})
+			script.offline = test.offline
+			mem := store.NewMem()
+			n := node.New(node.Config{Store: unreadable{mem}, Documents: mem, Upstream: script})
+			t.Cleanup(func() { stopNode(n) })
+			body, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name), Mode: test.mode})
+			if test.want == "" && (err == nil || cache.ReasonOf(err) != test.reason) || test.want != "" && err != nil || string(body) != test.want {
+				t.Errorf("got %q, %v, want %q or %v", body, err, test.want, test.reason)
+			}
+		})
+	}
+}
+
+// TestCallerThatLeavesIsNoTroubleOfTheDisk keeps what every impatient client
+// does out of the lines that wake somebody up.
+func TestCallerThatLeavesIsNoTroubleOfTheDisk(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	mem := store.NewMem()
+	n := node.New(node.Config{
+		Store: unreadable{mem}, Documents: mem, Upstream: newScripted(nil), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	t.Cleanup(func() { stopNode(n) })
+	left, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := n.Get(left, cache.Request{Target: mustParse(t, "example.com/m/@v/v1.0.0.zip")}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the end of the context", err)
+	}
+	if strings.Contains(log.String(), "ERROR") {
+		t.Errorf("got %s, want no error logged", &log)
+	}
+}
