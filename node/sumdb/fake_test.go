@@ -141,9 +141,14 @@ type storage struct {
 	files   map[string][]byte
 	damaged map[string]bool
 	writes  int
+
+	reading func(name string) // called before a read, unless nil
 }
 
 func (s *storage) ReadFile(_ context.Context, name string) ([]byte, error) {
+	if s.reading != nil {
+		s.reading(name)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	data, ok := s.files[name]

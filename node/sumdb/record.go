@@ -119,7 +119,6 @@ func (d *DB) verify(ctx context.Context, rec record) error {
 	if err := d.merge(ctx, rec.head); err != nil {
 		return err
 	}
-	d.keepEdge(ctx, rec.head)
 	now, err := d.current(ctx)
 	if err != nil {
 		return err
@@ -133,6 +132,8 @@ func (d *DB) verify(ctx context.Context, rec record) error {
 		return err
 	}
 	r.finish(true)
+	// Not before: the edge of the newest tree is fetched by the first proof in it.
+	d.keepEdge(ctx, rec.head)
 	if found[0] != tlog.RecordHash(rec.text) {
 		return d.mismatch(fmt.Sprintf("record %d is not the one in the signed tree", rec.id), nil)
 	}

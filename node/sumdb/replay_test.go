@@ -121,3 +121,32 @@ func TestReplayWithoutHead(t *testing.T) {
 		r.replay(rnd, known)
 	}
 }
+
+// TestEdgeWhenTheHeadMovesMeanwhile has the database grow, and its new head
+// found, while the first lookup with the head before is being verified. A go
+// command that reads the stored files themselves asks for the tiles at the edge
+// of that tree by the width that they have there.
+func TestEdgeWhenTheHeadMovesMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.db.grow(t, 0, 300)
+	var once sync.Once
+	r.storage.reading = func(name string) {
+		if name == "sumdb/"+dbName+"/tile/8/1/000.p/1" {
+			once.Do(func() {
+				r.db.grow(t, 300, 1000)
+				if _, err := r.Latest(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	r.lookup(1)
+	r.lookup(2)
+	stored := r.storage.snapshot()
+	for _, tile := range []string{"tile/8/0/001.p/44", "tile/8/1/000.p/1"} {
+		if stored["sumdb/"+dbName+"/"+tile] == nil {
+			t.Errorf("%s is not stored", tile)
+		}
+	}
+}

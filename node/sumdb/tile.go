@@ -370,6 +370,7 @@ func (d *DB) keepEdge(ctx context.Context, h *head) {
 	if _, ok := d.edges.get(h.N); ok {
 		return
 	}
+	whole := true
 	for level := 0; h.N>>(tileHeight*level) > 0; level++ {
 		p := place{level, h.N >> (tileHeight * (level + 1))}
 		w := p.width(h.N)
@@ -378,7 +379,11 @@ func (d *DB) keepEdge(ctx context.Context, h *head) {
 		}
 		if data := d.stored(ctx, p.at(w)); data != nil {
 			d.save(ctx, p.at(w).Path(), data)
+		} else {
+			whole = false
 		}
 	}
-	d.edges.put(h.N, struct{}{})
+	if whole {
+		d.edges.put(h.N, struct{}{})
+	}
 }
