@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
@@ -47,7 +49,7 @@ func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []
 			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
 		}
 	}()
-	release, err := n.turn(ctx)
+	release, err := n.turn(ctx, t.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -61,14 +63,28 @@ func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []
 	return n.fillSmall(ctx, t)
 }
 
-// turn waits for one of the places for fills.
-func (n *Node) turn(ctx context.Context) (release func(), err error) {
+// turn waits for one of the places for fills. Zips take at most three quarters
+// of them, so that what is small never waits for zips alone.
+func (n *Node) turn(ctx context.Context, kind target.Kind) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, queueWait)
 	defer cancel()
-	if err := n.fills.Acquire(ctx, 1); err != nil {
-		return nil, &cache.Error{Reason: cache.Busy, Text: "too many fetches are running", RetryAfter: queueWait, Err: err}
+	places := []*semaphore.Weighted{n.fills}
+	if kind == target.Zip {
+		places = []*semaphore.Weighted{n.zipFills, n.fills}
 	}
-	return func() { n.fills.Release(1) }, nil
+	release = func() {}
+	for _, place := range places {
+		if err := place.Acquire(ctx, 1); err != nil {
+			release()
+			return nil, &cache.Error{Reason: cache.Busy, Text: "too many fetches are running", RetryAfter: queueWait, Err: err}
+		}
+		before := release
+		release = func() {
+			place.Release(1)
+			before()
+		}
+	}
+	return release, nil
 }
 
 // arrived reports whether another fill stored t between our caller's look into

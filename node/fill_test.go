@@ -238,3 +238,30 @@ func TestModesThatMustNotFill(t *testing.T) {
 		}
 	}
 }
+
+// TestSmallFillsDoNotWaitForZips lets more zips hang than there are places.
+func TestSmallFillsDoNotWaitForZips(t *testing.T) {
+	t.Parallel()
+	var mods []upstreamtest.Module
+	for i := range 8 {
+		mods = append(mods, upstreamtest.Module{Path: fmt.Sprintf("example.com/hang%d", i), Version: modVers})
+	}
+	fake := upstreamtest.New(t, append(mods, oneModule(0))...)
+	release := make(chan struct{})
+	fake.Fault(".zip", upstreamtest.Fault{Block: release})
+	n, _ := newNode(t, node.Config{Upstream: loopbackClient(t, fake.URL), Fills: 4})
+	ctx, leave := context.WithCancel(t.Context())
+	var hanging sync.WaitGroup
+	for _, m := range mods {
+		hanging.Go(func() { _, _, _ = read(ctx, n, cache.Request{Target: fileOf(t, m.Path, m.Version, target.Zip)}) })
+	}
+	eventually(t, "zips take their places", func() bool { return fake.Count(".zip") == 3 })
+	for _, name := range []string{fileOf(t, modPath, modVers, target.Mod).String(), modPath + "/@v/list"} {
+		if _, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name)}); err != nil {
+			t.Errorf("%s beside hanging zips: %v", name, err)
+		}
+	}
+	leave()
+	close(release)
+	hanging.Wait()
+}

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime/debug"
-	"strings"
 	"time"
-
-	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -179,11 +176,14 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
 		}
 	}()
-	release, err := n.turn(ctx)
+	release, err := n.turn(ctx, t.Kind)
 	if err != nil {
 		return store.Document{}, err
 	}
 	defer release()
+	if now, err := n.cfg.Documents.Document(t.String()); err == nil && now.Fetched.After(old.Fetched) {
+		return now, nil // another refresh ended between our caller's look and this one
+	}
 	data, resp, err := n.fetch(ctx, t, upstream.Validators{ETag: old.ETag, LastModified: old.LastModified})
 	if err != nil {
 		return store.Document{}, err
@@ -214,26 +214,29 @@ func checkDocument(t target.Target, body []byte) error {
 
 // confirm forgets the "no" for everything that a good answer has shown to
 // exist: a version that we list must not be answered with an old 404
-// (protocol.md F4).
+// (protocol.md F4). It looks at what is absent and not at what is listed: lists
+// can have many thousands of lines.
 func (n *Node) confirm(t target.Target, body []byte) {
 	n.absent.forget(t.String())
-	versions := []string{}
-	if t.Kind == target.List {
-		for line := range bytes.Lines(body) {
-			if fields := strings.Fields(string(line)); len(fields) > 0 {
-				versions = append(versions, fields[0])
-			}
+	for _, name := range n.absent.of(t.Path) {
+		file, err := target.Parse(name)
+		if err == nil && file.Kind.Immutable() && mentions(t, body, file.Version) {
+			n.absent.forget(name)
 		}
-	} else {
+	}
+}
+
+// mentions reports whether a list has version, or another document is about it.
+func mentions(t target.Target, body []byte, version string) bool {
+	if t.Kind != target.List {
 		var info struct{ Version string }
 		_ = json.Unmarshal(body, &info) // checkDocument has seen it
-		versions = append(versions, info.Version)
+		return info.Version == version
 	}
-	for _, version := range versions {
-		for _, kind := range []target.Kind{target.Info, target.Mod, target.Zip} {
-			if file, err := target.ForVersion(module.Version{Path: t.Path, Version: version}, kind); err == nil {
-				n.absent.forget(file.String())
-			}
+	for line := range bytes.Lines(body) {
+		if fields := bytes.Fields(line); len(fields) > 0 && string(fields[0]) == version {
+			return true
 		}
 	}
+	return false
 }

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
 )
@@ -77,4 +80,21 @@ func (ns *negatives) forget(name string) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	delete(ns.entries, name)
+}
+
+// of returns the absent targets of the module at path.
+func (ns *negatives) of(path string) []string {
+	escaped, err := module.EscapePath(path)
+	if err != nil {
+		return nil
+	}
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	var names []string
+	for name := range ns.entries {
+		if strings.HasPrefix(name, escaped+"/@v/") {
+			names = append(names, name)
+		}
+	}
+	return names
 }

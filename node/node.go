@@ -87,6 +87,7 @@ type Node struct {
 	absent *negatives
 
 	fills    *semaphore.Weighted
+	zipFills *semaphore.Weighted
 	stop     context.CancelCauseFunc
 	stopping context.Context //nolint:containedctx // the life of all fills, ended by Run
 	running  sync.WaitGroup
@@ -118,7 +119,8 @@ func New(cfg Config) *Node {
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Node{
 		cfg: cfg, log: cfg.Logger, writes: cfg.Writes, absent: newNegatives(),
-		fills: semaphore.NewWeighted(int64(cfg.Fills)), stop: stop, stopping: ctx,
+		fills: semaphore.NewWeighted(int64(cfg.Fills)), zipFills: semaphore.NewWeighted(max(1, int64(cfg.Fills)*3/4)),
+		stop: stop, stopping: ctx,
 		flights: flights{running: map[string]*flight{}}, refreshes: map[string]*refresh{}, troubled: map[string]time.Time{},
 	}
 }

@@ -48,6 +48,7 @@ func TestBadInput(t *testing.T) {
 		{name: "unknown flag", args: []string{"serve", "--htp-addr", "x"}, status: 2, want: "see 'ringmod serve --help'"},
 		{name: "argument", args: serve("extra"), status: 2, want: `"extra"`},
 		{name: "bad address", args: []string{"serve", "--http-addr", "8080"}, status: 2, want: "host:port"},
+		{name: "bad port", args: []string{"serve", "--offline", "--http-addr", "127.0.0.1:99999"}, status: 2, want: "65535"},
 		{name: "bad level", args: serve("--log-level", "loud"), status: 2, want: "debug, info, warn"},
 		{name: "bad format", args: serve("--log-format", "xml"), status: 2, want: "text nor json"},
 		{name: "bad sumdb", args: append(serve("--offline", "--data-dir", dir)[:7], "--sumdb", "unknown.example.com"), status: 2, want: "unknown.example.com"},
