@@ -105,7 +105,7 @@ func (d *Disk) Close() error {
 	d.closing.Do(func() {
 		d.cancel()
 		d.running.Wait()
-		err = errors.Join(d.index.close(), d.lock.Close())
+		err = errors.Join(d.index.close(), unlockFile(d.lock), d.lock.Close())
 	})
 	return err
 }

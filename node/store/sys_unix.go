@@ -18,6 +18,10 @@ func lockFile(f *os.File) (bool, error) {
 	return err == nil, err
 }
 
+// unlockFile gives the lock back. Closing f alone does not while a child process
+// that is just being started still has its copy of the descriptor.
+func unlockFile(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // syncDir makes the names in dir durable.
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
