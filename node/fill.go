@@ -43,12 +43,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 }
 
 func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			n.log.ErrorContext(ctx, "panic in a fill", "key", t.String(), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
-		}
-	}()
+	defer n.survive(ctx, t, &err)
 	release, err := n.turn(ctx, t.Kind)
 	if err != nil {
 		return nil, err
@@ -61,6 +56,15 @@ func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []
 		return nil, n.fillZip(ctx, t, f)
 	}
 	return n.fillSmall(ctx, t)
+}
+
+// survive, deferred, turns a panic into the error of a fill or refresh and a line
+// in the log.
+func (n *Node) survive(ctx context.Context, t target.Target, err *error) {
+	if p := recover(); p != nil {
+		n.log.ErrorContext(ctx, "panic in a fill", "key", t.String(), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
+	}
 }
 
 // turn waits for one of the places for fills. Zips take at most three quarters

@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
-	"runtime/debug"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -170,12 +168,7 @@ func (n *Node) isTroubled(t target.Target) bool {
 }
 
 func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (doc store.Document, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			n.log.ErrorContext(ctx, "panic in a refresh", "key", t.String(), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-			err = &cache.Error{Reason: cache.Internal, Text: "the cache failed while fetching " + t.Describe()}
-		}
-	}()
+	defer n.survive(ctx, t, &err)
 	release, err := n.turn(ctx, t.Kind)
 	if err != nil {
 		return store.Document{}, err

@@ -55,6 +55,9 @@ type write struct {
 	data     []byte
 }
 
+// weight is what o takes of the room: one that is larger than all of it takes all.
+func (o write) weight() int64 { return min(int64(len(o.data)), writeBehindBytes) }
+
 // NewWriteBehind returns a writer in front of s.
 func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 	if log == nil {
@@ -70,18 +73,18 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 // Put takes data, which the caller no longer changes. It waits when too much
 // waits already, and fails only when ctx ends before there is room or after Wait.
 func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 string) error {
-	weight := min(int64(len(data)), writeBehindBytes)
-	if err := w.room.Acquire(ctx, weight); err != nil {
+	o := write{context.WithoutCancel(ctx), name, h1, data}
+	if err := w.room.Acquire(ctx, o.weight()); err != nil {
 		return diskError(err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
-		w.room.Release(weight)
+		w.room.Release(o.weight())
 		return diskError(fs.ErrClosed)
 	}
 	w.pending[name] = data
-	w.queue = append(w.queue, write{context.WithoutCancel(ctx), name, h1, data})
+	w.queue = append(w.queue, o)
 	if len(w.queue) == 1 {
 		w.running.Go(w.flush)
 	}
@@ -148,7 +151,7 @@ func (w *WriteBehind) Wait() {
 }
 
 func (w *WriteBehind) commit(o write) {
-	defer w.room.Release(min(int64(len(o.data)), writeBehindBytes))
+	defer w.room.Release(o.weight())
 	err := w.write(o)
 	if err != nil {
 		w.log.ErrorContext(o.ctx, "storing", "key", o.name, "err", err)

@@ -13,10 +13,11 @@ import (
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/verify"
 )
 
 // assemble builds the process from its parts; nothing runs yet.
-func (o *options) assemble(disk *store.Disk, inspector *node.Inspector, l *listeners, log *slog.Logger) (*process, error) {
+func (o *options) assemble(disk *store.Disk, verifier *verify.Verifier, inspector *node.Inspector, l *listeners, log *slog.Logger) (*process, error) {
 	id, err := o.identity()
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func (o *options) assemble(disk *store.Disk, inspector *node.Inspector, l *liste
 	inspector.Use(databases)
 	p := &process{log: log, listeners: l, tlsCert: o.tlsCert, tlsKey: o.tlsKey}
 	p.node = node.New(node.Config{
-		Store: disk, Documents: disk, Upstream: outside, Databases: databases, Writes: writes,
+		Store: disk, Documents: disk, Upstream: outside, Databases: databases, Writes: writes, Verifier: verifier,
 		Private: o.private, Metrics: metrics, Logger: log,
 	})
 	front, err := gateway.New(gateway.Config{

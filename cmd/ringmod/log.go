@@ -9,16 +9,9 @@ import (
 	"time"
 )
 
-// newLogger returns the logger for w: text for people on a terminal, JSON for
-// programs elsewhere, unless format says which.
+// newLogger returns a logger that writes lines of the format, text or json, to w.
 func newLogger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level}
-	if format == "" {
-		format = "json"
-		if isTerminal(w) {
-			format = "text"
-		}
-	}
 	switch format {
 	case "text":
 		return slog.New(slog.NewTextHandler(w, options)), nil

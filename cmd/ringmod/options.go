@@ -119,6 +119,8 @@ func (o *options) member(id string) ring.Member {
 	}
 }
 
+const nodeIDFile = "node-id"
+
 // identity returns the node's id: the one kept in the data folder, which stays
 // the same when the host is renamed, or a new one that is kept from now on.
 func (o *options) identity() (string, error) {

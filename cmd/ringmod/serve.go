@@ -73,14 +73,15 @@ func serve(ctx context.Context, o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer listeners.close()
-	inspector := node.NewInspector(verify.New(0))
+	verifier := verify.New(0) // one for fills and inspections, which share its workers
+	inspector := node.NewInspector(verifier)
 	disk, err := store.OpenDisk(store.DiskConfig{Dir: o.dataDir, Inspect: inspector.Inspect, Logger: log}) //nolint:contextcheck // its walk lives as long as the disk
 	if err != nil {
 		return err
 	}
 	defer func() { _ = disk.Close() }()
 
-	p, err := o.assemble(disk, inspector, listeners, log)
+	p, err := o.assemble(disk, verifier, inspector, listeners, log)
 	if err != nil {
 		return err
 	}
@@ -93,8 +94,12 @@ func (o *options) logger(stderr io.Writer) (*slog.Logger, func(), error) {
 		return nil, nil, err
 	}
 	format := o.logFormat
-	if format == "" && isTerminal(stderr) {
+	switch {
+	case format != "":
+	case isTerminal(stderr): // people read it
 		format = "text"
+	default:
+		format = "json"
 	}
 	batch := newBatchWriter(stderr)
 	log, err := newLogger(batch, format, level)

@@ -41,8 +41,6 @@ func (o *options) checkSources() error {
 	return nil
 }
 
-const nodeIDFile = "node-id"
-
 func (o *options) upstreamClient(self net.Addr, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
 	list, err := o.upstreamList(self, log)
 	if err != nil {
