@@ -104,6 +104,7 @@ func TestImports(t *testing.T) {
 	allowed := []string{
 		"cmp", "encoding/binary", "fmt", "maps", "math", "math/bits", "slices", "strconv", "strings",
 		"github.com/buraksezer/consistent", "github.com/cespare/xxhash/v2",
+		"github.com/ringmod/ringmod/internal/target", // the names of what is placed
 	}
 	files, err := filepath.Glob("*.go")
 	if err != nil {

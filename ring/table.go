@@ -61,6 +61,35 @@ func (t *Table) ReplicaCount(region string) int {
 	return 0
 }
 
+// CountMissing counts the partitions of a region whose replicas are not all up:
+// short are all of those, lost are those without any that is. It asks up once for
+// each member.
+func (t *Table) CountMissing(region string, up func(Member) bool) (short, lost int) {
+	r := t.regions[region]
+	if r == nil {
+		return 0, 0
+	}
+	down := make([]bool, len(t.members))
+	for _, i := range r.in {
+		down[i] = !up(t.members[i])
+	}
+	for p := range Partition(Partitions) {
+		missing := 0
+		for _, i := range t.Replicas(region, p) {
+			if down[i] {
+				missing++
+			}
+		}
+		if missing > 0 {
+			short++
+		}
+		if missing == r.replicas {
+			lost++
+		}
+	}
+	return short, lost
+}
+
 // Size returns the number of members that a region has in this table.
 func (t *Table) Size(region string) int {
 	if r := t.regions[region]; r != nil {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -335,6 +336,10 @@ func TestFind(t *testing.T) {
 func TestLookupDoesNotAllocate(t *testing.T) { //nolint:paralleltest // AllocsPerRun counts what others allocate too
 	spec := ring.DefaultSpec()
 	v := view(t, spec, nodes(spec, 12, 3)...)
+	zip, err := target.Parse("github.com/!azure/azure-sdk-for-go/@v/v68.0.0+incompatible.zip")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var sink int
 	allocs := testing.AllocsPerRun(100, func() {
 		p := ring.OfVersion("github.com/!azure/azure-sdk-for-go", "v68.0.0+incompatible")
@@ -343,7 +348,7 @@ func TestLookupDoesNotAllocate(t *testing.T) { //nolint:paralleltest // AllocsPe
 		sink += len(v.Current().Ranks("default", ring.OfSumdb("sum.golang.org", "tile/8/0/x001/234")))
 		sink += len(v.Member(v.Current().Ranks("default", p)[0]).ID)
 		i, _ := v.Find("node-007")
-		sink += int(i)
+		sink += int(i) + int(ring.OfTarget(zip))
 	})
 	if allocs != 0 {
 		t.Errorf("got %.1f allocations, want 0", allocs)
@@ -379,6 +384,44 @@ func BenchmarkNewView(b *testing.B) {
 					}
 				}
 			})
+		}
+	}
+}
+
+func TestCountMissing(t *testing.T) {
+	t.Parallel()
+	spec := replicas(2)
+	members := nodes(spec, 4, 2)
+	elsewhere := node(spec, "us", "", 1)
+	elsewhere.Region = "us"
+	v := view(t, spec, append(members, elsewhere)...)
+	all := counts(v.Current(), "default", 2)
+	both := 0
+	for p := range ring.Partition(ring.Partitions) {
+		if !slices.ContainsFunc(v.Current().Replicas("default", p), func(i ring.Index) bool {
+			id := v.Member(i).ID
+			return id != members[0].ID && id != members[1].ID
+		}) {
+			both++
+		}
+	}
+	tests := []struct {
+		name, region string
+		down         []string
+		short, lost  int
+	}{
+		{"all up", "default", nil, 0, 0},
+		{"one down", "default", []string{members[0].ID}, all[members[0].ID], 0},
+		{"two down", "default", []string{members[0].ID, members[1].ID}, all[members[0].ID] + all[members[1].ID] - both, both},
+		{"all down", "default", []string{members[0].ID, members[1].ID, members[2].ID, members[3].ID}, ring.Partitions, ring.Partitions},
+		{"down elsewhere", "default", []string{"us"}, 0, 0},
+		{"the only one", "us", []string{"us"}, ring.Partitions, ring.Partitions},
+		{"no such region", "eu", nil, 0, 0},
+	}
+	for _, test := range tests {
+		short, lost := v.Current().CountMissing(test.region, func(m ring.Member) bool { return !slices.Contains(test.down, m.ID) })
+		if short != test.short || lost != test.lost {
+			t.Errorf("%s: got %d short and %d lost, want %d and %d", test.name, short, lost, test.short, test.lost)
 		}
 	}
 }
