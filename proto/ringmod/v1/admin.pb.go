@@ -454,9 +454,10 @@ type RegionStatus struct {
 	Nodes uint32 `protobuf:"varint,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// Those of them that are up.
 	NodesUp uint32 `protobuf:"varint,3,opt,name=nodes_up,json=nodesUp,proto3" json:"nodes_up,omitempty"`
-	// Partitions with fewer ranks up than there should be copies.
+	// Partitions with a replica that is down: fewer nodes that should hold a copy
+	// can be reached than there should be copies.
 	PartitionsBelowReplicas uint32 `protobuf:"varint,4,opt,name=partitions_below_replicas,json=partitionsBelowReplicas,proto3" json:"partitions_below_replicas,omitempty"`
-	// Partitions without any rank up.
+	// Those of them whose replicas are all down.
 	PartitionsUnavailable uint32 `protobuf:"varint,5,opt,name=partitions_unavailable,json=partitionsUnavailable,proto3" json:"partitions_unavailable,omitempty"`
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
@@ -601,7 +602,8 @@ type isExplainRequest_Subject interface {
 }
 
 type ExplainRequest_Module struct {
-	// The files of a version, or list and latest of a module.
+	// The files of a version, or list and latest of a module. A version that is
+	// not canonical is a query.
 	Module *ModuleVersion `protobuf:"bytes,1,opt,name=module,proto3,oneof"`
 }
 
@@ -685,10 +687,11 @@ type Explanation struct {
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// Partition that it falls into, from 0.
 	Partition uint32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
-	// Region whose coordinator talks to upstream. Empty: no region may.
+	// Region whose coordinator talks to upstream: the first in the order of home
+	// regions that has a node up. Empty: no region may, or has.
 	HomeRegion string `protobuf:"bytes,3,opt,name=home_region,json=homeRegion,proto3" json:"home_region,omitempty"`
-	// The ranks of all regions, sorted by region and rank, and behind them other
-	// nodes that hold a copy.
+	// The replicas of all regions, sorted by region and rank, and behind those of a
+	// region its other nodes that coordinate, hold a copy, fill or have failed to.
 	Ranks []*Rank `protobuf:"bytes,4,rep,name=ranks,proto3" json:"ranks,omitempty"`
 	// The purge that keeps it away. Absent: none.
 	Tombstone     *Tombstone `protobuf:"bytes,5,opt,name=tombstone,proto3" json:"tombstone,omitempty"`

@@ -1052,7 +1052,12 @@ type Holding struct {
 	// Remembered absence. Absent: none, or it has run out.
 	Negative *Negative `protobuf:"bytes,3,opt,name=negative,proto3" json:"negative,omitempty"`
 	// A fill of the object runs here.
-	Filling       bool `protobuf:"varint,4,opt,name=filling,proto3" json:"filling,omitempty"`
+	Filling bool `protobuf:"varint,4,opt,name=filling,proto3" json:"filling,omitempty"`
+	// The last failure to get the object from upstream here, an absence that has
+	// run out included. Absent: none since the process started, or forgotten.
+	LastError *ErrorDetail `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Time since that failure. Absent: there is none.
+	LastErrorAge  *durationpb.Duration `protobuf:"bytes,6,opt,name=last_error_age,json=lastErrorAge,proto3" json:"last_error_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1113,6 +1118,20 @@ func (x *Holding) GetFilling() bool {
 		return x.Filling
 	}
 	return false
+}
+
+func (x *Holding) GetLastError() *ErrorDetail {
+	if x != nil {
+		return x.LastError
+	}
+	return nil
+}
+
+func (x *Holding) GetLastErrorAge() *durationpb.Duration {
+	if x != nil {
+		return x.LastErrorAge
+	}
+	return nil
 }
 
 // Copy describes an object on one node's disk.
@@ -1405,12 +1424,15 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\bholdings\x18\x01 \x03(\v2\x13.ringmod.v1.HoldingR\bholdings\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
-	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\"\x93\x01\n" +
+	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\"\x8c\x02\n" +
 	"\aHolding\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12$\n" +
 	"\x04copy\x18\x02 \x01(\v2\x10.ringmod.v1.CopyR\x04copy\x120\n" +
 	"\bnegative\x18\x03 \x01(\v2\x14.ringmod.v1.NegativeR\bnegative\x12\x18\n" +
-	"\afilling\x18\x04 \x01(\bR\afilling\"\xb2\x03\n" +
+	"\afilling\x18\x04 \x01(\bR\afilling\x126\n" +
+	"\n" +
+	"last_error\x18\x05 \x01(\v2\x17.ringmod.v1.ErrorDetailR\tlastError\x12?\n" +
+	"\x0elast_error_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xb2\x03\n" +
 	"\x04Copy\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
@@ -1504,23 +1526,25 @@ var file_ringmod_v1_cache_proto_depIdxs = []int32{
 	12, // 12: ringmod.v1.StatResponse.holdings:type_name -> ringmod.v1.Holding
 	13, // 13: ringmod.v1.Holding.copy:type_name -> ringmod.v1.Copy
 	14, // 14: ringmod.v1.Holding.negative:type_name -> ringmod.v1.Negative
-	15, // 15: ringmod.v1.Copy.stored_age:type_name -> google.protobuf.Duration
-	15, // 16: ringmod.v1.Copy.used_age:type_name -> google.protobuf.Duration
-	15, // 17: ringmod.v1.Copy.checked_age:type_name -> google.protobuf.Duration
-	15, // 18: ringmod.v1.Copy.age:type_name -> google.protobuf.Duration
-	15, // 19: ringmod.v1.Copy.ttl:type_name -> google.protobuf.Duration
-	16, // 20: ringmod.v1.Negative.error:type_name -> ringmod.v1.ErrorDetail
-	15, // 21: ringmod.v1.Negative.age:type_name -> google.protobuf.Duration
-	15, // 22: ringmod.v1.Negative.ttl:type_name -> google.protobuf.Duration
-	3,  // 23: ringmod.v1.CacheService.Get:input_type -> ringmod.v1.GetRequest
-	10, // 24: ringmod.v1.CacheService.Stat:input_type -> ringmod.v1.StatRequest
-	5,  // 25: ringmod.v1.CacheService.Get:output_type -> ringmod.v1.GetResponse
-	11, // 26: ringmod.v1.CacheService.Stat:output_type -> ringmod.v1.StatResponse
-	25, // [25:27] is the sub-list for method output_type
-	23, // [23:25] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	16, // 15: ringmod.v1.Holding.last_error:type_name -> ringmod.v1.ErrorDetail
+	15, // 16: ringmod.v1.Holding.last_error_age:type_name -> google.protobuf.Duration
+	15, // 17: ringmod.v1.Copy.stored_age:type_name -> google.protobuf.Duration
+	15, // 18: ringmod.v1.Copy.used_age:type_name -> google.protobuf.Duration
+	15, // 19: ringmod.v1.Copy.checked_age:type_name -> google.protobuf.Duration
+	15, // 20: ringmod.v1.Copy.age:type_name -> google.protobuf.Duration
+	15, // 21: ringmod.v1.Copy.ttl:type_name -> google.protobuf.Duration
+	16, // 22: ringmod.v1.Negative.error:type_name -> ringmod.v1.ErrorDetail
+	15, // 23: ringmod.v1.Negative.age:type_name -> google.protobuf.Duration
+	15, // 24: ringmod.v1.Negative.ttl:type_name -> google.protobuf.Duration
+	3,  // 25: ringmod.v1.CacheService.Get:input_type -> ringmod.v1.GetRequest
+	10, // 26: ringmod.v1.CacheService.Stat:input_type -> ringmod.v1.StatRequest
+	5,  // 27: ringmod.v1.CacheService.Get:output_type -> ringmod.v1.GetResponse
+	11, // 28: ringmod.v1.CacheService.Stat:output_type -> ringmod.v1.StatResponse
+	27, // [27:29] is the sub-list for method output_type
+	25, // [25:27] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_cache_proto_init() }
