@@ -35,13 +35,23 @@ type Network struct {
 	rand       *rand.Rand
 	transports map[netip.AddrPort]*Transport // those shut down too
 	cuts       map[link]Kind
+	frozen     map[netip.Addr]*ice
 	loss       float64
-	delay      time.Duration
+	delay      func(from, to netip.Addr) time.Duration
 	packets    uint64
 }
 
-// link is a direction. The zero address stands for all.
+// link is a direction. The zero address stands for all, port 0 for all of a host.
 type link struct{ from, to netip.AddrPort }
+
+// ice is what keeps a host still.
+type ice struct {
+	thawed  chan struct{} // closed when it ends
+	packets []func()      // arrive then
+}
+
+// Host returns the address that stands for all ports of a host.
+func Host(ip netip.Addr) netip.AddrPort { return netip.AddrPortFrom(ip, 0) }
 
 // New returns a network without cuts, loss and delay. Seed decides which packets
 // get lost.
@@ -50,6 +60,8 @@ func New(seed uint64) *Network {
 		rand:       rand.New(rand.NewPCG(seed, 0)),
 		transports: make(map[netip.AddrPort]*Transport),
 		cuts:       make(map[link]Kind),
+		frozen:     make(map[netip.Addr]*ice),
+		delay:      func(netip.Addr, netip.Addr) time.Duration { return 0 },
 	}
 }
 
@@ -66,7 +78,7 @@ func (n *Network) Listen(addr netip.AddrPort) (*Transport, error) {
 }
 
 // Cut stops what goes from one address to another, in this direction only. The
-// zero address means any.
+// zero address means any, port 0 any of that host.
 func (n *Network) Cut(from, to netip.AddrPort, what Kind) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -105,6 +117,41 @@ func (n *Network) Join(addr netip.AddrPort) {
 	delete(n.cuts, link{netip.AddrPort{}, addr})
 }
 
+// Freeze stops a host until Thaw.
+func (n *Network) Freeze(ip netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.frozen[ip] == nil {
+		n.frozen[ip] = &ice{thawed: make(chan struct{})}
+	}
+}
+
+// Thaw lets a host go on. What has arrived meanwhile is there.
+func (n *Network) Thaw(ip netip.Addr) {
+	n.mu.Lock()
+	f := n.frozen[ip]
+	delete(n.frozen, ip)
+	n.mu.Unlock()
+	if f == nil {
+		return
+	}
+	close(f.thawed)
+	for _, arrive := range f.packets {
+		arrive()
+	}
+}
+
+// Frozen returns a channel that is closed when the host thaws, nil while it is not
+// frozen: for what else the host would do.
+func (n *Network) Frozen(ip netip.Addr) <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if f := n.frozen[ip]; f != nil {
+		return f.thawed
+	}
+	return nil
+}
+
 // SetLoss makes packets get lost with this probability.
 func (n *Network) SetLoss(p float64) {
 	n.mu.Lock()
@@ -114,9 +161,15 @@ func (n *Network) SetLoss(p float64) {
 
 // SetDelay sets the time of one way, for packets and streams alike.
 func (n *Network) SetDelay(d time.Duration) {
+	n.SetDelays(func(netip.Addr, netip.Addr) time.Duration { return d })
+}
+
+// SetDelays sets the time of one way between two hosts. The function must not
+// call the network.
+func (n *Network) SetDelays(delay func(from, to netip.Addr) time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.delay = d
+	n.delay = delay
 }
 
 // Sent returns how many packets were sent so far, those lost included.
@@ -135,9 +188,17 @@ func (n *Network) Blocked(from, to netip.AddrPort, what Kind) bool {
 }
 
 func (n *Network) blocked(from, to netip.AddrPort, what Kind) bool {
+	if len(n.cuts) == 0 || from == to {
+		return false
+	}
 	var all netip.AddrPort
-	cut := n.cuts[link{from, to}] | n.cuts[link{from, all}] | n.cuts[link{all, to}] | n.cuts[link{all, all}]
-	return from != to && cut&what != 0
+	var cut Kind
+	for _, f := range [...]netip.AddrPort{from, Host(from.Addr()), all} {
+		for _, t := range [...]netip.AddrPort{to, Host(to.Addr()), all} {
+			cut |= n.cuts[link{f, t}]
+		}
+	}
+	return cut&what != 0
 }
 
 // packet decides about one packet: its receiver, nil if it is lost, and its delay.
@@ -145,10 +206,21 @@ func (n *Network) packet(from, to netip.AddrPort) (*Transport, time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.packets++
-	if n.blocked(from, to, Packets) || n.loss > 0 && n.rand.Float64() < n.loss {
+	if n.frozen[from.Addr()] != nil || n.blocked(from, to, Packets) || n.loss > 0 && n.rand.Float64() < n.loss {
 		return nil, 0
 	}
-	return n.transports[to], n.delay
+	return n.transports[to], n.delay(from.Addr(), to.Addr())
+}
+
+// hold keeps a packet for a frozen host, and tells whether it is one.
+func (n *Network) hold(ip netip.Addr, arrive func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := n.frozen[ip]
+	if f != nil {
+		f.packets = append(f.packets, arrive)
+	}
+	return f != nil
 }
 
 var errRefused = errors.New("connection refused")
@@ -165,12 +237,12 @@ func (n *Network) route(from, to netip.AddrPort) (*Transport, time.Duration, err
 	if t.isDown() {
 		return nil, 0, errRefused
 	}
-	return t, n.delay, nil
+	return t, n.delay(from.Addr(), to.Addr()), nil
 }
 
 // bytes decides about bytes of a stream.
 func (n *Network) bytes(from, to netip.AddrPort) (lost bool, delay time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.blocked(from, to, Streams), n.delay
+	return n.blocked(from, to, Streams), n.delay(from.Addr(), to.Addr())
 }

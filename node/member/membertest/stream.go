@@ -100,19 +100,33 @@ func (c *conn) Read(b []byte) (int, error) {
 		if limited && left <= 0 {
 			return 0, os.ErrDeadlineExceeded
 		}
-		n, wait, err := c.in.read(b)
-		if n > 0 || err != nil {
-			return n, err
+		var wait time.Duration
+		thawed := c.still()
+		if thawed == nil {
+			var n int
+			var err error
+			if n, wait, err = c.in.read(b); n > 0 || err != nil {
+				return n, err
+			}
 		}
 		if limited && (wait == 0 || left < wait) {
 			wait = left
 		}
-		c.pause(wait)
+		c.pause(wait, thawed)
 	}
 }
 
-// pause waits for news or for this long, if it is not 0.
-func (c *conn) pause(wait time.Duration) {
+// still returns a channel that is closed when an end that is frozen thaws, nil when
+// none is.
+func (c *conn) still() <-chan struct{} {
+	if thawed := c.owner.network.Frozen(c.owner.addr.Addr()); thawed != nil {
+		return thawed
+	}
+	return c.owner.network.Frozen(c.peer.Addr())
+}
+
+// pause waits for news, for thaw, or for this long, if it is not 0.
+func (c *conn) pause(wait time.Duration, thawed <-chan struct{}) {
 	var over <-chan time.Time
 	if wait > 0 {
 		timer := time.NewTimer(wait)
@@ -122,6 +136,7 @@ func (c *conn) pause(wait time.Duration) {
 	select {
 	case <-c.in.wake:
 	case <-over:
+	case <-thawed:
 	case <-c.done:
 	}
 }

@@ -72,7 +72,7 @@ func (t *Transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 }
 
 func (t *Transport) receive(b []byte, from netip.AddrPort) {
-	if t.isDown() {
+	if t.isDown() || t.network.hold(t.addr.Addr(), func() { t.receive(b, from) }) {
 		return
 	}
 	p := &memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(from), Timestamp: time.Now()}
@@ -106,6 +106,9 @@ func (t *Transport) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := t.thaw(ctx); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", to, err)
+	}
 	peer, delay, err := t.network.route(t.addr, to)
 	if err == nil {
 		err = t.handshake(ctx, peer, delay)
@@ -117,6 +120,23 @@ func (t *Transport) Dial(ctx context.Context, addr string) (net.Conn, error) {
 		}
 	}
 	return nil, fmt.Errorf("dial %s: %w", to, err)
+}
+
+// thaw waits while this host is frozen.
+func (t *Transport) thaw(ctx context.Context) error {
+	for {
+		thawed := t.network.Frozen(t.addr.Addr())
+		if thawed == nil {
+			return nil
+		}
+		select {
+		case <-thawed:
+		case <-t.down:
+			return net.ErrClosed
+		case <-ctx.Done():
+			return os.ErrDeadlineExceeded
+		}
+	}
 }
 
 // handshake takes one round trip, or for ever if there is nobody.
@@ -155,6 +175,24 @@ func (t *Transport) connect(peer *Transport) (net.Conn, error) {
 		return nil, errRefused
 	}
 }
+
+// Listener returns the streams as a net.Listener, in place of StreamCh. To close it
+// is to shut the transport down.
+func (t *Transport) Listener() net.Listener { return listener{t} }
+
+type listener struct{ t *Transport }
+
+func (l listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.t.streams:
+		return c, nil
+	case <-l.t.down:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l listener) Close() error   { return l.t.Shutdown() }
+func (l listener) Addr() net.Addr { return net.TCPAddrFromAddrPort(l.t.addr) }
 
 // keep notes a connection for Shutdown, unless that was before.
 func (t *Transport) keep(c *conn) bool {
