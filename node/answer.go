@@ -26,7 +26,8 @@ type sender struct {
 	stream grpc.ServerStreamingServer[ringmodv1.GetResponse]
 	pool   *wire.Pool
 	gone   <-chan struct{} // closed when the caller has left
-	turn   chan struct{}   // held by who sends; also guards what follows
+	view   func() (digest, seq uint64)
+	turn   chan struct{} // held by who sends; also guards what follows
 
 	beat    *time.Timer // nil once it is stopped
 	phase   ringmodv1.FillPhase
@@ -34,9 +35,9 @@ type sender struct {
 	total   *uint64
 }
 
-func newSender(ctx context.Context, stream grpc.ServerStreamingServer[ringmodv1.GetResponse], pool *wire.Pool) *sender {
+func newSender(ctx context.Context, stream grpc.ServerStreamingServer[ringmodv1.GetResponse], pool *wire.Pool, view func() (digest, seq uint64)) *sender {
 	s := &sender{
-		stream: stream, pool: pool, gone: ctx.Done(), turn: make(chan struct{}, 1),
+		stream: stream, pool: pool, view: view, gone: ctx.Done(), turn: make(chan struct{}, 1),
 		phase: ringmodv1.FillPhase_FILL_PHASE_WAITING,
 	}
 	s.turn <- struct{}{}
@@ -87,6 +88,7 @@ func (s *sender) header(h *ringmodv1.Header, receiving bool) error {
 		if receiving {
 			s.phase, s.total = ringmodv1.FillPhase_FILL_PHASE_RECEIVING, h.Size
 		}
+		h.ViewDigest, h.ViewSeq = s.view()
 		return s.stream.Send(&ringmodv1.GetResponse{Part: &ringmodv1.GetResponse_Header{Header: h}})
 	})
 }
@@ -99,9 +101,9 @@ func (s *sender) chunk(offset int64, buf *[]byte) error {
 	})
 }
 
-func (s *sender) trailer(size int64, sum []byte) error {
+func (s *sender) trailer(size int64, sum []byte, p proof) error {
 	return s.do(func() error {
-		t := &ringmodv1.Trailer{Size: uint64(size), Sha256: sum}
+		t := &ringmodv1.Trailer{Size: uint64(size), Sha256: sum, H1: p.h1, Verified: p.verified}
 		return s.stream.Send(&ringmodv1.GetResponse{Part: &ringmodv1.GetResponse_Trailer{Trailer: t}})
 	})
 }
@@ -138,7 +140,9 @@ func answer(out *sender, req *ringmodv1.GetRequest, obj *cache.Object) error {
 }
 
 func headerOf(obj *cache.Object, req *ringmodv1.GetRequest) *ringmodv1.Header {
-	h := &ringmodv1.Header{Stale: obj.Stale, Private: obj.Private, Source: sourceOf(obj.Source)}
+	h := &ringmodv1.Header{
+		H1: obj.H1, Verified: obj.Verified, Stale: obj.Stale, Private: obj.Private, Source: sourceOf(obj.Source),
+	}
 	if obj.Size >= 0 {
 		h.Size = new(uint64(obj.Size))
 	}
@@ -189,7 +193,7 @@ func answerHeld(out *sender, obj *cache.Object, offset int64) error {
 		}
 		offset += n
 	}
-	return out.trailer(obj.Size, obj.SHA256[:])
+	return out.trailer(obj.Size, obj.SHA256[:], proof{obj.H1, obj.Verified})
 }
 
 // answerFill sends what is being filled as it comes, and what it was when it is
@@ -224,7 +228,7 @@ func endFill(out *sender, obj *cache.Object, size int64, sum hash.Hash) error {
 	if obj.Size >= 0 && size != obj.Size {
 		return damaged(fmt.Errorf("%d bytes came of %d", size, obj.Size))
 	}
-	return out.trailer(size, sum.Sum(nil))
+	return out.trailer(size, sum.Sum(nil), proofOf(obj))
 }
 
 // damaged is for a copy that turned out not to be what its entry says: the

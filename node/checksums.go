@@ -43,7 +43,7 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 			return nil, err
 		}
 	}
-	if req.Mode != cache.AllowFill {
+	if !mayFill(req.Mode) {
 		return nil, notCached(t)
 	}
 	data, err := askDatabase(ctx, db, t)
@@ -92,7 +92,7 @@ type ChecksumFiles struct {
 
 // ReadFile returns a stored lookup or tile; fs.ErrNotExist where there is none.
 func (c *ChecksumFiles) ReadFile(ctx context.Context, name string) ([]byte, error) {
-	if data, ok := c.Writes.Pending(name); ok {
+	if data, _, ok := c.Writes.Pending(name); ok {
 		return data, nil
 	}
 	obj, err := c.Store.Open(ctx, name)

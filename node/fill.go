@@ -28,12 +28,13 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
 	start := time.Now()
-	data, err := n.runFill(ctx, t, f)
+	o, err := n.runFill(ctx, t, f)
 	n.remember(t, err)
+	err = n.endedBy(err)
 	// Whoever finish wakes must not join this flight again, nor may its "no" be
 	// noted after a list that they ask for has shown the opposite.
 	n.flights.remove(t.String())
-	f.finish(data, err)
+	f.finish(o, err)
 	n.cfg.Metrics.filled(t.Kind, err, time.Since(start))
 	if err == nil {
 		n.log.DebugContext(ctx, "filled", "key", t.String(), "duration_ms", ms(time.Since(start)))
@@ -42,18 +43,18 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	n.logFailure(ctx, t, err)
 }
 
-func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (data []byte, err error) {
+func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (o small, err error) {
 	defer n.survive(ctx, t, &err)
 	release, err := n.turn(ctx, t.Kind)
 	if err != nil {
-		return nil, err
+		return small{}, err
 	}
 	defer release()
 	if n.arrived(ctx, t) {
-		return nil, nil
+		return small{}, nil
 	}
 	if t.Kind == target.Zip {
-		return nil, n.fillZip(ctx, t, f)
+		return small{}, n.fillZip(ctx, t, f)
 	}
 	return n.fillSmall(ctx, t)
 }
@@ -94,7 +95,7 @@ func (n *Node) turn(ctx context.Context, kind target.Kind) (release func(), err 
 // arrived reports whether another fill stored t between our caller's look into
 // the store and the start of this one.
 func (n *Node) arrived(ctx context.Context, t target.Target) bool {
-	if _, ok := n.writes.Pending(t.String()); ok {
+	if _, _, ok := n.writes.Pending(t.String()); ok {
 		return true
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
@@ -107,13 +108,13 @@ func (n *Node) arrived(ctx context.Context, t target.Target) bool {
 
 // fillSmall fetches a .info or .mod whole, verifies it and hands it to the
 // writer behind: a caller need not wait for the disk.
-func (n *Node) fillSmall(ctx context.Context, t target.Target) ([]byte, error) {
+func (n *Node) fillSmall(ctx context.Context, t target.Target) (small, error) {
 	if t.Kind == target.Mod {
 		n.lookAhead(ctx, t)
 	}
 	data, _, err := n.fetch(ctx, t, upstream.Validators{})
 	if err != nil {
-		return nil, err
+		return small{}, err
 	}
 	h1 := ""
 	if t.Kind == target.Mod {
@@ -122,12 +123,12 @@ func (n *Node) fillSmall(ctx context.Context, t target.Target) ([]byte, error) {
 		err = verify.Info(t, data)
 	}
 	if err != nil {
-		return nil, err
+		return small{}, err
 	}
 	if err := n.check(ctx, t, h1); err != nil {
-		return nil, err
+		return small{}, err
 	}
-	return data, n.writes.Put(ctx, t.String(), data, h1)
+	return small{data, n.proofOf(t, h1)}, n.writes.Put(ctx, t.String(), data, h1)
 }
 
 // fetch reads a small target whole. The upstream bounds its size.
@@ -184,7 +185,7 @@ func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 	if err := n.check(ctx, t, h1); err != nil {
 		return err
 	}
-	f.verify()
+	f.verify(n.proofOf(t, h1))
 	if _, err := pending.Commit(h1); err != nil {
 		// The followers have verified bytes; only the next one pays for this.
 		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
@@ -269,7 +270,7 @@ func (n *Node) logFailure(ctx context.Context, t target.Target, err error) {
 
 func diskError(err error) error {
 	if errors.Is(err, fs.ErrClosed) {
-		return &cache.Error{Reason: cache.Busy, Text: "the cache is stopping", Err: err}
+		return ending()
 	}
 	return &cache.Error{Reason: cache.Busy, Text: "the cache cannot write to its disk", RetryAfter: 30 * time.Second, Err: err}
 }

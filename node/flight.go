@@ -59,6 +59,7 @@ type flight struct {
 	pending  store.Pending // a zip being written; nil before it is open
 	data     []byte        // a small object, whole and verified
 	verified bool          // every byte of pending may be read
+	proof    proof         // once it is verified or done
 	done     bool          // the fill is over: stored, or err
 	err      error
 }
@@ -70,6 +71,7 @@ type flightState struct {
 	pending  store.Pending
 	data     []byte
 	verified bool
+	proof    proof
 	done     bool
 	err      error
 	changed  <-chan struct{} // closed when the state is no longer this one
@@ -82,7 +84,7 @@ func (f *flight) state() flightState {
 	if !f.verified {
 		readable = max(0, f.written-holdBack)
 	}
-	return flightState{f.size, readable, f.pending, f.data, f.verified, f.done, f.err, f.changed}
+	return flightState{f.size, readable, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
 }
 
 // change applies a change and wakes the followers.
@@ -103,10 +105,17 @@ func (f *flight) open(p store.Pending, size int64) {
 func (f *flight) advance(written int64) { f.change(func() { f.written = written }) }
 
 // verify releases all bytes of pending.
-func (f *flight) verify() { f.change(func() { f.verified, f.size = true, f.written }) }
+func (f *flight) verify(p proof) {
+	f.change(func() { f.verified, f.size, f.proof = true, f.written, p })
+}
 
-// finish ends the flight: with a small object's bytes, with what pending has, or
-// with err.
-func (f *flight) finish(data []byte, err error) {
-	f.change(func() { f.data, f.err, f.done = data, err, true })
+// finish ends the flight: with a small object, with what pending has, or with
+// err.
+func (f *flight) finish(o small, err error) {
+	f.change(func() {
+		f.data, f.err, f.done = o.data, err, true
+		if o.data != nil {
+			f.proof = o.proof
+		}
+	})
 }

@@ -26,7 +26,7 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 		case s.err != nil:
 			return nil, s.err
 		case s.data != nil:
-			return n.bytesObject(req.Target, s.data, source), nil
+			return n.smallObject(req.Target, small{s.data, s.proof}, source), nil
 		case s.done:
 			return n.stored(ctx, req.Target, source)
 		case s.pending != nil && !req.Whole:
@@ -69,7 +69,40 @@ func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.
 	}
 }
 
-// bytesObject is the answer for a small object or document.
+// small is an object that was read whole.
+type small struct {
+	data []byte
+	proof
+}
+
+// proof is what is known of an object's module hash: see cache.Object.
+type proof struct {
+	h1       string
+	verified bool
+}
+
+// proofOf returns what is known of obj, of a fill when its end was met.
+func proofOf(obj *cache.Object) proof {
+	if body, ok := obj.Body.(interface{ Proof() (string, bool) }); ok {
+		h1, verified := body.Proof()
+		return proof{h1, verified}
+	}
+	return proof{obj.H1, obj.Verified}
+}
+
+// proofOf is for what this node holds with that hash: where a checksum database
+// covers the module, nothing gets in without its consent.
+func (n *Node) proofOf(t target.Target, h1 string) proof {
+	return proof{h1, h1 != "" && n.database(t) != nil}
+}
+
+func (n *Node) smallObject(t target.Target, o small, source cache.Source) *cache.Object {
+	obj := n.bytesObject(t, o.data, source)
+	obj.H1, obj.Verified = o.h1, o.verified
+	return obj
+}
+
+// bytesObject is the answer for what is in memory.
 func (n *Node) bytesObject(t target.Target, data []byte, source cache.Source) *cache.Object {
 	return &cache.Object{
 		Size: int64(len(data)), SHA256: sha256.Sum256(data), Private: n.private(t), Source: source,
@@ -147,6 +180,12 @@ func (r *fillReader) WriteTo(w io.Writer) (int64, error) {
 			return total, err
 		}
 	}
+}
+
+// Proof implements an ability of cache.Object.Body.
+func (r *fillReader) Proof() (h1 string, verified bool) {
+	p := r.flight.state().proof
+	return p.h1, p.verified
 }
 
 func (r *fillReader) Close() error { return r.file.Close() }

@@ -44,7 +44,7 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	switch {
 	case have && age >= 0 && age < freshFor:
 		return n.document(t, doc, cache.Disk, false), nil
-	case req.Mode != cache.AllowFill || n.cfg.Upstream.Offline():
+	case !mayFill(req.Mode) || n.cfg.Upstream.Offline():
 		return n.withoutUpstream(ctx, t, doc, have, nil)
 	case have && age < staleOnError && n.isTroubled(t):
 		return n.withoutUpstream(ctx, t, doc, have, nil)
@@ -130,9 +130,10 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 		defer done()
 		start := time.Now()
 		r.doc, r.err = n.runRefresh(ctx, t, old)
+		n.remember(t, r.err)
+		r.err = n.endedBy(r.err)
 		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
 		if r.err != nil {
-			n.remember(t, r.err)
 			n.logFailure(ctx, t, r.err)
 		}
 	})

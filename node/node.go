@@ -180,7 +180,7 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 	}
 	// A copy that cannot be read is no absence, but upstream may have another.
 	unreadable := !errors.Is(err, fs.ErrNotExist)
-	if unreadable && (ctx.Err() != nil || req.Mode != cache.AllowFill || n.cfg.Upstream.Offline()) {
+	if unreadable && (ctx.Err() != nil || !mayFill(req.Mode) || n.cfg.Upstream.Offline()) {
 		return nil, err
 	}
 	if req.Mode == cache.Peek {
@@ -199,8 +199,8 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 
 // held returns what is stored, or is about to be. fs.ErrNotExist: neither.
 func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error) {
-	if data, ok := n.writes.Pending(t.String()); ok {
-		return n.bytesObject(t, data, cache.Disk), nil
+	if data, h1, ok := n.writes.Pending(t.String()); ok {
+		return n.smallObject(t, small{data, n.proofOf(t, h1)}, cache.Disk), nil
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
 	if errors.Is(err, fs.ErrNotExist) || err != nil && ctx.Err() != nil {
@@ -210,8 +210,9 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
 		return nil, &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
 	}
+	p := n.proofOf(t, obj.H1)
 	return &cache.Object{
-		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored,
+		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored, H1: p.h1, Verified: p.verified,
 		Private: n.private(t), Source: cache.Disk, Body: obj.File,
 	}, nil
 }
@@ -225,7 +226,7 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 	if err := n.absent.get(t.String()); err != nil {
 		return nil, false, err
 	}
-	if req.Mode != cache.AllowFill {
+	if !mayFill(req.Mode) {
 		return nil, false, notCached(t)
 	}
 	if n.cfg.Upstream.Offline() {
@@ -234,7 +235,7 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 	f, started, err = n.flights.start(t.String(), maxQueued)
 	if started && !n.begin(func() { n.fill(ctx, t, f) }) {
 		n.flights.remove(t.String())
-		f.finish(nil, ending())
+		f.finish(small{}, ending())
 	}
 	return f, started, err
 }
@@ -260,8 +261,18 @@ func (n *Node) lasting(ctx context.Context, limit time.Duration) (_ context.Cont
 	}
 }
 
+func mayFill(m cache.Mode) bool { return m == cache.AllowFill || m == cache.Coordinate }
+
 func notCached(t target.Target) error {
 	return &cache.Error{Reason: cache.NotCached, Text: t.Describe() + " is not in the cache, and the request forbids fetching it"}
+}
+
+// endedBy returns err, or that the node is stopping where that is why work failed.
+func (n *Node) endedBy(err error) error {
+	if err != nil && n.stopping.Err() != nil {
+		return ending()
+	}
+	return err
 }
 
 func ending() error {

@@ -32,8 +32,17 @@ type Holder interface {
 // ServiceConfig says what CacheService answers from.
 type ServiceConfig struct {
 	Cache  Cache
-	Holder Holder       // nil = Stat is not offered
-	Pool   *wire.Pool   // the server's, see wire.ServerOptions; nil = one of its own
+	Holder Holder     // nil = Stat is not offered
+	Pool   *wire.Pool // the server's, see wire.ServerOptions; nil = one of its own
+	// View returns digest and sequence number of this member's view, which go with
+	// every answer; nil = it has none.
+	View func() (digest, seq uint64)
+	// OnView is told of requests that come with another digest than ours, so that
+	// whoever is behind can refresh. caller is the id of the member that asks, ""
+	// where it is not known. It must not block; nil = nobody.
+	OnView func(caller string, digest, seq uint64)
+	// Caller returns the id of the member that makes a call; nil = not known.
+	Caller func(ctx context.Context) string
 	Logger *slog.Logger // nil = silent
 }
 
@@ -45,6 +54,12 @@ func Register(server grpc.ServiceRegistrar, cfg ServiceConfig) {
 	}
 	if cfg.Pool == nil {
 		cfg.Pool = new(wire.Pool)
+	}
+	if cfg.View == nil {
+		cfg.View = func() (digest, seq uint64) { return 0, 0 }
+	}
+	if cfg.Caller == nil {
+		cfg.Caller = func(context.Context) string { return "" }
 	}
 	ringmodv1.RegisterCacheServiceServer(server, &service{cfg: cfg})
 }
@@ -65,7 +80,8 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	out := newSender(ctx, stream, s.cfg.Pool)
+	s.compare(ctx, req.GetViewDigest(), req.GetViewSeq())
+	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
 	defer out.stop()
 	obj, err := s.cfg.Cache.Get(ctx, parsed)
 	if err != nil {
@@ -84,7 +100,9 @@ func (s *service) Stat(ctx context.Context, req *ringmodv1.StatRequest) (_ *ring
 	if n := len(req.GetTargets()); n == 0 || n > wire.MaxStatTargets {
 		return nil, invalid("%d targets, want 1 to %d", n, wire.MaxStatTargets)
 	}
+	s.compare(ctx, req.GetViewDigest(), req.GetViewSeq())
 	resp := &ringmodv1.StatResponse{}
+	resp.ViewDigest, resp.ViewSeq = s.cfg.View()
 	for _, name := range req.GetTargets() {
 		t, err := parseTarget(name)
 		if err != nil {
@@ -99,7 +117,18 @@ func (s *service) Stat(ctx context.Context, req *ringmodv1.StatRequest) (_ *ring
 	return resp, nil
 }
 
-// end turns what ended a call into its status.
+// compare tells OnView when the caller's view is not ours.
+func (s *service) compare(ctx context.Context, digest, seq uint64) {
+	if s.cfg.OnView == nil || seq == 0 {
+		return
+	}
+	if ours, _ := s.cfg.View(); ours != digest {
+		s.cfg.OnView(s.cfg.Caller(ctx), digest, seq)
+	}
+}
+
+// end turns what ended a call into its status. A node that is stopping says
+// nothing of the object: whoever asks takes the next rank.
 func (s *service) end(ctx context.Context, method string, err *error) {
 	if p := recover(); p != nil {
 		s.cfg.Logger.ErrorContext(ctx, "panic in a call", "method", method, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -107,6 +136,9 @@ func (s *service) end(ctx context.Context, method string, err *error) {
 	}
 	if _, known := errors.AsType[*cache.Error](*err); *err != nil && !known && ctx.Err() == nil {
 		s.cfg.Logger.WarnContext(ctx, "call failed", "method", method, "err", *err)
+	}
+	if errors.Is(*err, errStopping) {
+		*err = status.Error(codes.Unavailable, errStopping.Error())
 	}
 	*err = wire.Status(*err)
 }
@@ -130,7 +162,7 @@ func parseGet(req *ringmodv1.GetRequest) (cache.Request, error) {
 		return cache.Request{}, invalid("request_id of %d bytes", len(req.GetRequestId()))
 	}
 	return cache.Request{
-		Target: t, Mode: modeOf(req.GetMode()),
+		Target: t, Mode: modeOf(req.GetMode()), Hops: wire.MaxHops - int(req.GetHops()),
 		// What is being filled has no digest to compare yet.
 		Whole: req.GetWhole() || len(req.GetWantSha256()) > 0,
 	}, nil
@@ -151,8 +183,10 @@ func invalid(format string, args ...any) error {
 // modeOf takes the unknown for the least that a caller can have meant.
 func modeOf(m ringmodv1.Mode) cache.Mode {
 	switch m {
-	case ringmodv1.Mode_MODE_ALLOW_FILL, ringmodv1.Mode_MODE_COORDINATE:
+	case ringmodv1.Mode_MODE_ALLOW_FILL:
 		return cache.AllowFill
+	case ringmodv1.Mode_MODE_COORDINATE:
+		return cache.Coordinate
 	case ringmodv1.Mode_MODE_PEEK:
 		return cache.Peek
 	default:

@@ -86,8 +86,15 @@ func TestServiceFillsThenServes(t *testing.T) {
 	if err != nil || !bytes.Equal(got, want) || obj.Source != cache.Upstream {
 		t.Fatalf("cold: %d bytes, %v, %+v, want %d", len(got), err, obj, len(want))
 	}
+	filled, ok := obj.Body.(*wire.Body)
+	if !ok {
+		t.Fatalf("the body of a fill is a %T", obj.Body)
+	}
 	eventually(t, "the zip is stored", func() bool { return isStored(t, mem, zip.String()) })
 	got, obj, err = fetchWire(t.Context(), cc, cache.Request{Target: zip, Mode: cache.Peek}, wire.Options{})
+	if h1, _ := filled.Proof(); err != nil || obj.H1 == "" || h1 != obj.H1 {
+		t.Errorf("module hash %q as a fill, %q as held", h1, obj.H1)
+	}
 	if err != nil || !bytes.Equal(got, want) || obj.Source != cache.Disk || obj.SHA256 != sha256.Sum256(want) || obj.ModTime.IsZero() {
 		t.Errorf("held: %d bytes, %v, %+v, want %d", len(got), err, obj, len(want))
 	}
@@ -125,7 +132,7 @@ func TestServiceModes(t *testing.T) {
 	client := ringmodv1.NewCacheServiceClient(cc)
 	for mode, want := range map[ringmodv1.Mode]cache.Mode{
 		ringmodv1.Mode_MODE_UNSPECIFIED: cache.OnlyIfCached, ringmodv1.Mode_MODE_ONLY_IF_CACHED: cache.OnlyIfCached,
-		ringmodv1.Mode_MODE_ALLOW_FILL: cache.AllowFill, ringmodv1.Mode_MODE_COORDINATE: cache.AllowFill,
+		ringmodv1.Mode_MODE_ALLOW_FILL: cache.AllowFill, ringmodv1.Mode_MODE_COORDINATE: cache.Coordinate,
 		ringmodv1.Mode_MODE_PEEK: cache.Peek, 77: cache.OnlyIfCached, -1: cache.OnlyIfCached,
 	} {
 		stream, err := client.Get(t.Context(), &ringmodv1.GetRequest{Target: zip.String(), Mode: mode})

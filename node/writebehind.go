@@ -43,7 +43,7 @@ type WriteBehind struct {
 	stirred atomic.Int64 // how often somebody had better things to do than to write
 
 	mu      sync.Mutex
-	pending map[string][]byte
+	pending map[string]write
 	queue   []write // not yet being stored
 	ended   bool    // Wait waits: running must not grow any more
 }
@@ -65,7 +65,7 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 	}
 	rush, hurry := context.WithCancel(context.Background())
 	return &WriteBehind{
-		store: s, log: log, pending: map[string][]byte{}, hurry: hurry, rush: rush.Done(),
+		store: s, log: log, pending: map[string]write{}, hurry: hurry, rush: rush.Done(),
 		room: semaphore.NewWeighted(writeBehindBytes),
 	}
 }
@@ -83,7 +83,7 @@ func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 stri
 		w.room.Release(o.weight())
 		return diskError(fs.ErrClosed)
 	}
-	w.pending[name] = data
+	w.pending[name] = o
 	w.queue = append(w.queue, o)
 	if len(w.queue) == 1 {
 		w.running.Go(w.flush)
@@ -132,12 +132,12 @@ func (w *WriteBehind) gather() {
 	}
 }
 
-// Pending returns the bytes of an object that waits to be stored.
-func (w *WriteBehind) Pending(name string) ([]byte, bool) {
+// Pending returns the bytes and the h1 of an object that waits to be stored.
+func (w *WriteBehind) Pending(name string) (data []byte, h1 string, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	data, ok := w.pending[name]
-	return data, ok
+	o, ok := w.pending[name]
+	return o.data, o.h1, ok
 }
 
 // Wait returns when everything that was Put is stored or has failed. Nothing is

@@ -38,7 +38,7 @@ func TestWritesComeBehindTheBurst(t *testing.T) {
 						w.Stir()
 					}
 					time.Sleep(300 * time.Millisecond)
-					_, waits = w.Pending(name)
+					_, _, waits = w.Pending(name)
 				}
 				if got := time.Since(start); got < test.min || got > test.max {
 					t.Errorf("stored after %v, want %v to %v", got, test.min, test.max)

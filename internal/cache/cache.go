@@ -18,7 +18,8 @@ type Mode uint8
 
 // The modes, from the most to the least that the holder may do.
 const (
-	AllowFill    Mode = iota // fetch from upstream on a miss
+	AllowFill    Mode = iota // on a miss fill, by way of the home coordinator or from upstream
+	Coordinate               // on a miss fill from upstream itself, never by way of another node
 	OnlyIfCached             // join a fill that is already running, never start one
 	Peek                     // read the disk only
 )
@@ -31,6 +32,9 @@ type Request struct {
 	// verified, so that size and digest are known and Body can seek. HEAD,
 	// ranges and conditional requests need it.
 	Whole bool
+	// Hops is how many nodes have passed the request on. From wire.MaxHops on it
+	// is answered without asking another node to fill.
+	Hops int
 }
 
 // Source says where an answer came from.
@@ -62,6 +66,12 @@ type Object struct {
 	SHA256  [32]byte  // of the bytes; zero while the object is being filled
 	ModTime time.Time // when the object was stored; zero while it is being filled
 
+	// H1 is the module hash of a zip or go.mod as in go.sum, and Verified that a
+	// checksum database has confirmed it. Both are empty while the object is being
+	// filled, see Proof below.
+	H1       string
+	Verified bool
+
 	// For what is mutable: how long ago upstream said so, how long from now it
 	// counts as fresh, and whether it is served beyond that.
 	Age   time.Duration
@@ -74,7 +84,9 @@ type Object struct {
 	// Body yields the bytes. It may have more abilities, found by assertion:
 	//   - an *os.File or another io.ReadSeeker: the object is complete and
 	//     verified and Body stands at its start;
-	//   - io.WriterTo: a fill that hands its bytes on as they come.
+	//   - io.WriterTo: a fill that hands its bytes on as they come;
+	//   - Proof() (h1 string, verified bool): H1 and Verified as the end of a fill
+	//     has shown them, once a read has met io.EOF.
 	// A read from a fill that fails returns an *Error, never io.EOF: who copies
 	// Body must abort what it has begun to answer, not end it.
 	Body io.ReadCloser

@@ -36,12 +36,15 @@ type Body struct {
 	skip     int             // bytes of ready[0] that are handed out
 	received int64           // the next byte to receive
 	end      error           // what follows ready; nil while the stream goes on
+
+	h1       string // of the header, then of the trailer
+	verified bool
 }
 
 func newBody(s *stream, obj *cache.Object, from Resume, pool *Pool) *Body {
 	return &Body{
 		stream: s, pool: pool, size: obj.Size, sum: obj.SHA256,
-		offset: from.Offset, received: from.Offset, hash: cloneOf(from.hash),
+		offset: from.Offset, received: from.Offset, hash: cloneOf(from.hash), h1: obj.H1, verified: obj.Verified,
 	}
 }
 
@@ -73,6 +76,11 @@ func (b *Body) Prefix() (n int64, sum [32]byte) {
 	}
 	return b.offset, sum
 }
+
+// Proof returns the module hash, "" where the object has none, and whether a
+// checksum database has confirmed it, as the node says. Of a fill both are known
+// once Read has returned io.EOF.
+func (b *Body) Proof() (h1 string, verified bool) { return b.h1, b.verified }
 
 // Close ends the stream if it has not ended.
 func (b *Body) Close() error {
@@ -241,6 +249,11 @@ func (b *Body) verify(m *message) error {
 	}
 	if got := b.digest(); !bytes.Equal(t.GetSha256(), got[:]) || (b.sum != [32]byte{} && b.sum != got) {
 		return b.stream.wrong("the bytes do not have their digest")
+	}
+	if h1 := t.GetH1(); len(h1) > maxH1 || (b.h1 != "" && h1 != "" && b.h1 != h1) {
+		return b.stream.wrong("a module hash that cannot be right")
+	} else if h1 != "" {
+		b.h1, b.verified = h1, t.GetVerified()
 	}
 	switch m, err := b.stream.next(); {
 	case err == nil && m.chunk != nil:

@@ -23,9 +23,8 @@ import (
 type Options struct {
 	Node string // the other end, for errors; "" = not named
 	Pool *Pool  // of buffers to gather chunks in; nil = one for this call
-	// Template is what goes beyond cache.Request: view, hops, request id, region,
-	// freshness, and the mode COORDINATE. Its other fields are overwritten. nil =
-	// nothing.
+	// Template is what goes beyond cache.Request: view, request id, region and
+	// freshness. Its other fields are overwritten. nil = nothing.
 	Template *ringmodv1.GetRequest
 	// MaxInline is the largest object that may come with the header, in bytes; 0 =
 	// the protocol's limit, negative = none.
@@ -40,7 +39,7 @@ type Options struct {
 	// Silence is how long the node may send nothing before it counts as dead; 0 =
 	// the protocol's limit.
 	Silence time.Duration
-	// OnHeader sees the header before Get returns: view, h1, fanout; nil = nobody.
+	// OnHeader sees the header before Get returns: view, fanout; nil = nobody.
 	OnHeader func(*ringmodv1.Header)
 }
 
@@ -83,10 +82,8 @@ func request(req cache.Request, o Options) *ringmodv1.GetRequest {
 	if o.Template != nil {
 		r = proto.CloneOf(o.Template)
 	}
-	r.Target, r.Whole = req.Target.String(), req.Whole
-	if r.GetMode() != ringmodv1.Mode_MODE_COORDINATE {
-		r.Mode = modeOf(req.Mode)
-	}
+	r.Target, r.Whole, r.Mode = req.Target.String(), req.Whole, modeOf(req.Mode)
+	r.Hops = uint32(min(max(MaxHops-req.Hops, 0), MaxHops)) // the wire counts those that are left
 	switch {
 	case o.MaxInline < 0 || (o.Resume != nil && o.Resume.hash == nil): // no CRC goes with inline bytes
 		r.MaxInline = 0
@@ -106,6 +103,8 @@ func modeOf(m cache.Mode) ringmodv1.Mode {
 	switch m {
 	case cache.AllowFill:
 		return ringmodv1.Mode_MODE_ALLOW_FILL
+	case cache.Coordinate:
+		return ringmodv1.Mode_MODE_COORDINATE
 	case cache.Peek:
 		return ringmodv1.Mode_MODE_PEEK
 	default:
@@ -266,7 +265,10 @@ func (s *stream) header() (*ringmodv1.Header, error) {
 func (s *stream) describe(h *ringmodv1.Header) (*cache.Object, error) {
 	obj := &cache.Object{
 		Size: -1, Age: duration(h.GetAge()), TTL: duration(h.GetTtl()), Stale: h.GetStale(), Private: h.GetPrivate(),
-		Source: sourceOf(h.GetSource()),
+		H1: h.GetH1(), Verified: h.GetVerified(), Source: sourceOf(h.GetSource()),
+	}
+	if len(obj.H1) > maxH1 {
+		return nil, s.wrong("a module hash of %d bytes", len(obj.H1))
 	}
 	if h.Size != nil {
 		if h.GetSize() > math.MaxInt64 {

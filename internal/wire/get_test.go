@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,10 +105,10 @@ func TestGetInline(t *testing.T) {
 	h.GetHeader().StoredAge = durationpb.New(time.Hour)
 	h.GetHeader().Age, h.GetHeader().Ttl = durationpb.New(20*time.Second), durationpb.New(40*time.Second)
 	h.GetHeader().Stale, h.GetHeader().Private = true, true
-	h.GetHeader().H1 = "h1:x"
+	h.GetHeader().H1, h.GetHeader().Verified = "h1:x", true
 	cc, _ := serve(t, play(nil, h))
-	var h1 string
-	got, obj, err := drain(t.Context(), cc, zipRequest(t), wire.Options{OnHeader: func(h *ringmodv1.Header) { h1 = h.GetH1() }})
+	var seen string
+	got, obj, err := drain(t.Context(), cc, zipRequest(t), wire.Options{OnHeader: func(h *ringmodv1.Header) { seen = h.GetH1() }})
 	if err != nil || !bytes.Equal(got, data) {
 		t.Fatalf("got %q, %v, want %q", got, err, data)
 	}
@@ -117,8 +118,55 @@ func TestGetInline(t *testing.T) {
 	if age := time.Since(obj.ModTime); age < time.Hour || age > 2*time.Hour {
 		t.Errorf("stored %v ago, want 1h", age)
 	}
-	if obj.Age != 20*time.Second || obj.TTL != 40*time.Second || !obj.Stale || !obj.Private || h1 != "h1:x" {
-		t.Errorf("got %+v, h1 %q", obj, h1)
+	if obj.Age != 20*time.Second || obj.TTL != 40*time.Second || !obj.Stale || !obj.Private || obj.H1 != "h1:x" || !obj.Verified || seen != "h1:x" {
+		t.Errorf("got %+v, h1 %q", obj, seen)
+	}
+}
+
+// What is known of the module hash comes with the header of what is held, and
+// with the trailer of a fill.
+func TestProof(t *testing.T) {
+	t.Parallel()
+	data := pattern(100)
+	with := func(m *ringmodv1.GetResponse, h1 string, verified bool) *ringmodv1.GetResponse {
+		switch part := m.GetPart().(type) {
+		case *ringmodv1.GetResponse_Header:
+			part.Header.H1, part.Header.Verified = h1, verified
+		case *ringmodv1.GetResponse_Trailer:
+			part.Trailer.H1, part.Trailer.Verified = h1, verified
+		}
+		return m
+	}
+	filling := header(&ringmodv1.Header{})
+	for _, test := range []struct {
+		name            string
+		header, trailer *ringmodv1.GetResponse
+		early           string
+		h1              string
+		verified, ok    bool
+	}{
+		{"held", with(headerOf(data), "h1:x", true), with(trailerOf(data), "h1:x", true), "h1:x", "h1:x", true, true},
+		{"held, not repeated", with(headerOf(data), "h1:x", true), trailerOf(data), "h1:x", "h1:x", true, true},
+		{"filling", filling, with(trailerOf(data), "h1:x", true), "", "h1:x", true, true},
+		{"filling, not verified", filling, with(trailerOf(data), "h1:x", false), "", "h1:x", false, true},
+		{"none", headerOf(data), trailerOf(data), "", "", false, true},
+		{"contradiction", with(headerOf(data), "h1:x", true), with(trailerOf(data), "h1:y", true), "h1:x", "", false, false},
+		{"long", filling, with(trailerOf(data), strings.Repeat("x", 65), true), "", "", false, false},
+	} {
+		cc, _ := serve(t, play(nil, test.header, chunk(0, data), test.trailer))
+		_, obj, err := drain(t.Context(), cc, zipRequest(t), wire.Options{})
+		if (err == nil) != test.ok || obj == nil || obj.H1 != test.early {
+			t.Errorf("%s: %+v, %v", test.name, obj, err)
+			continue
+		}
+		body := obj.Body.(*wire.Body)
+		if h1, verified := body.Proof(); test.ok && (h1 != test.h1 || verified != test.verified) {
+			t.Errorf("%s: got %q, %v, want %q, %v", test.name, h1, verified, test.h1, test.verified)
+		}
+	}
+	cc, _ := serve(t, play(nil, with(headerOf(data), strings.Repeat("x", 65), true), chunk(0, data), trailerOf(data)))
+	if _, _, err := drain(t.Context(), cc, zipRequest(t), wire.Options{}); !errors.Is(err, wire.ErrProtocol) {
+		t.Errorf("a long hash: %v, want ErrProtocol", err)
 	}
 }
 
@@ -135,24 +183,24 @@ func TestRequestOnTheWire(t *testing.T) {
 		o    wire.Options
 		want *ringmodv1.GetRequest
 	}{
-		{"plain", cache.Request{}, wire.Options{}, &ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_ALLOW_FILL, MaxInline: wire.MaxInline}},
+		{"plain", cache.Request{}, wire.Options{}, &ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_ALLOW_FILL, MaxInline: wire.MaxInline, Hops: 2}},
 		{
 			"peek",
-			cache.Request{Mode: cache.Peek, Whole: true},
+			cache.Request{Mode: cache.Peek, Whole: true, Hops: 2},
 			wire.Options{MaxInline: -1},
 			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_PEEK, Whole: true},
 		},
 		{
 			"resume",
-			cache.Request{Mode: cache.OnlyIfCached},
+			cache.Request{Mode: cache.OnlyIfCached, Hops: 99},
 			wire.Options{MaxInline: 1 << 30, Resume: &wire.Resume{Offset: 5, SHA256: [32]byte{1}}},
 			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_ONLY_IF_CACHED, Offset: 5, WantSha256: append([]byte{1}, make([]byte, 31)...)},
 		},
 		{
 			"template",
-			cache.Request{},
-			wire.Options{Template: &ringmodv1.GetRequest{Target: "x", Mode: ringmodv1.Mode_MODE_COORDINATE, Offset: 9, Hops: 1, RequestId: "r"}},
-			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_COORDINATE, MaxInline: wire.MaxInline, Hops: 1, RequestId: "r"},
+			cache.Request{Mode: cache.Coordinate, Hops: 1},
+			wire.Options{Template: &ringmodv1.GetRequest{Target: "x", Mode: ringmodv1.Mode_MODE_PEEK, Offset: 9, Hops: 7, RequestId: "r", ViewSeq: 3}},
+			&ringmodv1.GetRequest{Mode: ringmodv1.Mode_MODE_COORDINATE, MaxInline: wire.MaxInline, Hops: 1, RequestId: "r", ViewSeq: 3},
 		},
 	}
 	for _, test := range tests {

@@ -29,6 +29,8 @@ const (
 	MaxStatTargets = 256 // of a StatRequest (cache.proto)
 	MaxHops        = 2   // of a GetRequest (cache.proto)
 	MaxRequestID   = 64  // bytes (cache.proto)
+
+	maxH1 = 64 // of a module hash: "h1:" and base64 of 32 bytes have 47
 )
 
 // Times of the protocol (cluster.md 4.6).

@@ -584,7 +584,10 @@ type Header struct {
 	ViewSeq uint64 `protobuf:"varint,12,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
 	// The whole object from the offset on, when it is complete, verified and not
 	// larger than max_inline; nothing follows. Absent: chunks follow.
-	Inline        []byte `protobuf:"bytes,13,opt,name=inline,proto3,oneof" json:"inline,omitempty"`
+	Inline []byte `protobuf:"bytes,13,opt,name=inline,proto3,oneof" json:"inline,omitempty"`
+	// A checksum database confirmed the module hash. False: none covers the
+	// module, the object has no hash, or is being filled.
+	Verified      bool `protobuf:"varint,14,opt,name=verified,proto3" json:"verified,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +711,13 @@ func (x *Header) GetInline() []byte {
 		return x.Inline
 	}
 	return nil
+}
+
+func (x *Header) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
 }
 
 // Progress tells that a fill is alive. Sent every second while the fill has no
@@ -1380,7 +1390,7 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\bprogress\x18\x02 \x01(\v2\x14.ringmod.v1.ProgressH\x00R\bprogress\x12)\n" +
 	"\x05chunk\x18\x03 \x01(\v2\x11.ringmod.v1.ChunkH\x00R\x05chunk\x12/\n" +
 	"\atrailer\x18\x04 \x01(\v2\x13.ringmod.v1.TrailerH\x00R\atrailerB\x06\n" +
-	"\x04part\"\xbe\x03\n" +
+	"\x04part\"\xda\x03\n" +
 	"\x06Header\x12\x17\n" +
 	"\x04size\x18\x01 \x01(\x04H\x00R\x04size\x88\x01\x01\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x0e\n" +
@@ -1397,7 +1407,8 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\vview_digest\x18\v \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
 	"\bview_seq\x18\f \x01(\x04R\aviewSeq\x12\x1b\n" +
-	"\x06inline\x18\r \x01(\fH\x01R\x06inline\x88\x01\x01B\a\n" +
+	"\x06inline\x18\r \x01(\fH\x01R\x06inline\x88\x01\x01\x12\x1a\n" +
+	"\bverified\x18\x0e \x01(\bR\bverifiedB\a\n" +
 	"\x05_sizeB\t\n" +
 	"\a_inline\"v\n" +
 	"\bProgress\x12+\n" +
