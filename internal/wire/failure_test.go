@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -247,6 +249,53 @@ func TestSilence(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The first message has a limit of its own, in which connecting is included.
+func TestFirstMessage(t *testing.T) {
+	t.Parallel()
+	const first = 1500 * time.Millisecond
+	for name, test := range map[string]struct {
+		messages []*ringmodv1.GetResponse
+		want     time.Duration
+	}{
+		"silent": {nil, first}, "silent later": {[]*ringmodv1.GetResponse{progress()}, wire.Silence},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				cc, _ := serve(t, func(_ *ringmodv1.GetRequest, stream getStream) error {
+					_ = play(nil, test.messages...)(nil, stream)
+					<-stream.Context().Done()
+					return nil
+				})
+				start := time.Now()
+				_, err := wire.Get(t.Context(), cc, zipRequest(t), wire.Options{First: first})
+				if got := time.Since(start); !errors.Is(err, wire.ErrSilent) || got != test.want {
+					t.Errorf("got %v after %v, want ErrSilent after %v", err, got, test.want)
+				}
+			})
+		})
+	}
+	t.Run("no connection", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			cc, err := grpc.NewClient("passthrough:///node", append(wire.DialOptions(new(wire.Pool), wire.Near),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cc.Close()
+			start := time.Now()
+			_, err = wire.Get(t.Context(), cc, zipRequest(t), wire.Options{First: first})
+			if got := time.Since(start); !errors.Is(err, wire.ErrSilent) || got != first {
+				t.Errorf("got %v after %v, want ErrSilent after %v", err, got, first)
+			}
+		})
+	})
 }
 
 // All streams taken is a busy node, which a silent one is not.

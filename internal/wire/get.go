@@ -39,6 +39,8 @@ type Options struct {
 	// Silence is how long the node may send nothing before it counts as dead; 0 =
 	// the protocol's limit.
 	Silence time.Duration
+	// First is the same for the first message, connecting included; 0 = Silence.
+	First time.Duration
 	// OnHeader sees the header before Get returns: view, fanout; nil = nobody.
 	OnHeader func(*ringmodv1.Header)
 }
@@ -62,6 +64,9 @@ type Resume struct {
 func Get(ctx context.Context, cc grpc.ClientConnInterface, req cache.Request, o Options) (*cache.Object, error) {
 	if o.Silence == 0 {
 		o.Silence = Silence
+	}
+	if o.First == 0 {
+		o.First = o.Silence
 	}
 	if o.Pool == nil {
 		o.Pool = new(Pool)
@@ -121,6 +126,7 @@ type stream struct {
 
 	node    string
 	silence time.Duration
+	begun   bool // a message has come
 	cancel  context.CancelCauseFunc
 	ended   func() error // why the call's context is over, nil while it is not
 	expires bool         // the caller's context has a deadline
@@ -134,7 +140,7 @@ func open(parent context.Context, cc grpc.ClientConnInterface, req *ringmodv1.Ge
 	_, expires := parent.Deadline()
 	s := &stream{
 		node: o.Node, silence: o.Silence, cancel: cancel, expires: expires,
-		watch: time.AfterFunc(o.Silence, func() { cancel(ErrSilent) }),
+		watch: time.AfterFunc(o.First, func() { cancel(ErrSilent) }),
 		ended: func() error {
 			if err := parent.Err(); err != nil {
 				return err
@@ -171,9 +177,12 @@ func noStreamFree(cc grpc.ClientConnInterface) bool {
 // next receives one message; io.EOF is the end of a stream that the node ended
 // well. Any other error is final and ready for the caller.
 func (s *stream) next() (*message, error) {
-	s.watch.Reset(s.silence)
+	if s.begun { // before that the clock runs since the call began
+		s.watch.Reset(s.silence)
+	}
 	err := s.RecvMsg(&s.msg)
 	s.watch.Stop()
+	s.begun = true
 	if err != nil && !errors.Is(err, io.EOF) {
 		err = s.translate(err)
 	}
