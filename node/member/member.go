@@ -108,6 +108,9 @@ type Config struct {
 	State State
 	// OutAfter is how long a member stays in while it is down; 0 means 10 min.
 	OutAfter time.Duration
+	// NewView builds views; nil means ring.NewView. A simulation builds once what many
+	// processes build alike.
+	NewView func(ring.Spec, *ring.Members) (*ring.View, error)
 	// Logger takes what an operator should know; nil means nobody.
 	Logger *slog.Logger
 }
@@ -168,6 +171,9 @@ func New(cfg Config) (*Membership, error) {
 	if cfg.OutAfter == 0 {
 		cfg.OutAfter = outAfter
 	}
+	if cfg.NewView == nil {
+		cfg.NewView = ring.NewView
+	}
 	advertise, err := cfg.complete()
 	if err != nil {
 		return nil, err
@@ -190,7 +196,7 @@ func New(cfg Config) (*Membership, error) {
 		}
 	}
 	m.table = newTable(cfg.Logger, cfg.Entry)
-	m.views = newPublisher(cfg.Logger, cfg.Spec, m.table)
+	m.views = newPublisher(cfg, m.table)
 	if err := m.views.build(); err != nil {
 		return nil, err
 	}

@@ -17,14 +17,15 @@ const debounce = 250 * time.Millisecond // joins come in bursts
 type publisher struct {
 	log      *slog.Logger
 	spec     ring.Spec
+	newView  func(ring.Spec, *ring.Members) (*ring.View, error)
 	table    *table
 	view     atomic.Pointer[ring.View]
 	changed  *notice
 	failures atomic.Uint64
 }
 
-func newPublisher(log *slog.Logger, spec ring.Spec, t *table) *publisher {
-	return &publisher{log: log, spec: spec, table: t, changed: newNotice()}
+func newPublisher(cfg Config, t *table) *publisher {
+	return &publisher{log: cfg.Logger, spec: cfg.Spec, newView: cfg.NewView, table: t, changed: newNotice()}
 }
 
 // run publishes until ctx is done.
@@ -69,7 +70,7 @@ func (p *publisher) build() (err error) {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	v, err := ring.NewView(p.spec, p.table.clone())
+	v, err := p.newView(p.spec, p.table.clone())
 	if err != nil {
 		return fmt.Errorf("building a view: %w", err)
 	}

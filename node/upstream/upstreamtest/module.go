@@ -203,19 +203,28 @@ func (s *Server) file(modPath, version, ext string) []byte {
 }
 
 func (e *entry) file(ext string) ([]byte, error) {
+	if ext == ".zip" {
+		return e.zip()
+	}
+	return e.File(ext)
+}
+
+// File makes the file of the version with the extension .info, .mod or .zip. The
+// Time and the go.mod that Add fills in must be there.
+func (m Module) File(ext string) ([]byte, error) {
 	switch ext {
 	case ".info":
 		return json.Marshal(struct {
 			Version string
 			Time    time.Time
-		}{e.Version, e.Time})
+		}{m.Version, m.Time})
 	case ".mod":
-		if mod, ok := e.Files["go.mod"]; ok {
+		if mod, ok := m.Files["go.mod"]; ok {
 			return []byte(mod), nil
 		}
-		return []byte("module " + e.Path + "\n"), nil
+		return []byte("module " + m.Path + "\n"), nil
 	case ".zip":
-		return e.zip()
+		return m.makeZip()
 	default:
 		return nil, fs.ErrNotExist
 	}

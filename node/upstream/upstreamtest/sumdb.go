@@ -89,11 +89,11 @@ func (s *Server) gosum(modPath, version string) ([]byte, error) {
 	if zipBytes == nil {
 		return nil, &fs.PathError{Op: "lookup", Path: modPath + "@" + version, Err: fs.ErrNotExist}
 	}
-	zipHash, err := hashZip(zipBytes)
+	zipHash, err := HashZip(zipBytes)
 	if err != nil {
 		return nil, err
 	}
-	modHash, err := hashMod(modBytes)
+	modHash, err := HashMod(modBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -111,13 +111,15 @@ func (s *Server) gosum(modPath, version string) ([]byte, error) {
 	return fmt.Appendf(nil, "%[1]s %[2]s %[3]s\n%[1]s %[2]s/go.mod %[4]s\n", modPath, version, zipHash, modHash), nil
 }
 
-func hashMod(data []byte) (string, error) {
+// HashMod returns the h1: hash of a go.mod as in go.sum.
+func HashMod(data []byte) (string, error) {
 	return dirhash.Hash1([]string{"go.mod"}, func(string) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(data)), nil
 	})
 }
 
-func hashZip(data []byte) (string, error) {
+// HashZip returns the h1: hash of a zip as in go.sum.
+func HashZip(data []byte) (string, error) {
 	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return "", err
