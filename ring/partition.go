@@ -1,11 +1,5 @@
 package ring
 
-import (
-	"strings"
-
-	"github.com/ringmod/ringmod/internal/target"
-)
-
 // Partitions is the number of partitions, P. It is a prime and part of the
 // algorithm: it is fixed for the life of a cluster, for the same reason as the
 // seed of the hash.
@@ -14,21 +8,6 @@ const Partitions = 4093
 // Partition is a fixed part of the key space, from 0 to Partitions-1. It is the
 // unit that moves between nodes.
 type Partition uint16
-
-// Of returns the partition that t lies in. It does not allocate.
-func Of(t target.Target) Partition {
-	if t.Kind.Sumdb() {
-		return OfSumdb(t.DB, t.Rest)
-	}
-	path, file, _ := strings.Cut(t.String(), "/@")
-	switch t.Kind {
-	case target.Info, target.Mod, target.Zip:
-		version := strings.TrimPrefix(file, "v/")
-		return OfVersion(path, version[:max(0, strings.LastIndexByte(version, '.'))])
-	default:
-		return OfModule(path)
-	}
-}
 
 // OfVersion returns the partition of a canonical version of a module: its
 // .info, .mod and .zip lie together, so one node can answer all three. Both
