@@ -24,7 +24,7 @@ func (c *Cluster) Ranks(region, name string) []string {
 	}
 	table := c.table()
 	var names []string
-	for _, i := range table.Ranks(region, ring.Of(of)) {
+	for _, i := range table.Ranks(region, ring.OfTarget(of)) {
 		names = append(names, table.Member(i).ID)
 	}
 	return names
