@@ -105,7 +105,7 @@ func (m Member) Check() error {
 }
 
 func (m Member) checkStrings() error {
-	if err := checkName("node id", m.ID, 1, MaxIDLen); err != nil {
+	if err := CheckName("node id", m.ID, 1, MaxIDLen); err != nil {
 		return err
 	}
 	for _, field := range []struct {
@@ -116,7 +116,7 @@ func (m Member) checkStrings() error {
 		{"region", m.Region, 1, MaxRegionLen},
 		{"zone", m.Zone, 0, MaxZoneLen},
 	} {
-		if err := checkName(field.name, field.value, field.least, field.most); err != nil {
+		if err := CheckName(field.name, field.value, field.least, field.most); err != nil {
 			return fmt.Errorf("member %s: %w", m.ID, err)
 		}
 	}
@@ -131,9 +131,10 @@ func (m Member) checkStrings() error {
 	return nil
 }
 
-// checkName allows what host names have, and nothing that separates names where
-// they are joined ('|' in pseudo-members, '~' in gossip names).
-func checkName(what, s string, least, most int) error {
+// CheckName returns what is wrong with a name of least to most bytes. It allows what
+// host names have, and nothing that separates names where they are joined: '|' in
+// pseudo-members, '~' in gossip names, '/' in certificates.
+func CheckName(what, s string, least, most int) error {
 	if len(s) < least || len(s) > most {
 		return fmt.Errorf("%s %q has %d bytes, not %d to %d", what, s, len(s), least, most)
 	}

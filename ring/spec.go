@@ -74,7 +74,7 @@ func (s Spec) Validate() error {
 
 func (s Spec) validateHomeWeights() error {
 	for _, region := range slices.Sorted(maps.Keys(s.HomeWeights)) {
-		if err := checkName("region", region, 1, MaxRegionLen); err != nil {
+		if err := CheckName("region", region, 1, MaxRegionLen); err != nil {
 			return fmt.Errorf("home weights: %w", err)
 		}
 		if w := s.HomeWeights[region]; w < 0 || w > MaxHomeWeight {
