@@ -3,6 +3,7 @@ package member
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ringmod/ringmod/ring"
 )
@@ -35,11 +36,20 @@ func (t *table) isUp(id string) bool {
 	return ok && r.up
 }
 
-func (t *table) address(id string) (string, bool) {
+func (t *table) member(id string) (ring.Member, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.members.Get(id)
-	return e.Addr, ok && !e.State.IsTombstone() && e.Addr != ""
+	return e, ok && !e.State.IsTombstone()
+}
+
+func (t *table) rtt(id string) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r, ok := t.records[id]; ok {
+		return r.rtt
+	}
+	return 0
 }
 
 func (t *table) hasMet() bool {

@@ -231,7 +231,17 @@ func (m *Membership) Members() []Status { return m.table.status() }
 func (m *Membership) Entry() ring.Member { return m.table.ownEntry() }
 
 // Addr returns the gRPC address of a member that is in.
-func (m *Membership) Addr(id string) (string, bool) { return m.table.address(id) }
+func (m *Membership) Addr(id string) (string, bool) {
+	e, ok := m.table.member(id)
+	return e.Addr, ok && e.Addr != ""
+}
+
+// Member returns the entry of a member that is in.
+func (m *Membership) Member(id string) (ring.Member, bool) { return m.table.member(id) }
+
+// RTT returns the round trip of the last probe of a member by gossip, 0 if there
+// was none.
+func (m *Membership) RTT(id string) time.Duration { return m.table.rtt(id) }
 
 // GossipAddr returns where others reach this member's gossip.
 func (m *Membership) GossipAddr() netip.AddrPort { return m.advertise }

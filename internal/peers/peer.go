@@ -1,0 +1,216 @@
+package peers
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/ring"
+)
+
+// links is how many connections there are to a peer. One stream alone does not
+// fill what two do, and more bring little (perf.md 6.6).
+const links = 2
+
+// life is what a member is reached by. When any of it changes, there is nothing
+// left to know of the one before.
+type life struct {
+	addr, boot, region string
+	role               ring.Role
+}
+
+func lifeOf(m ring.Member) life { return life{m.Addr, m.Boot, m.Region, m.Role} }
+
+// peer is one life of a member. It never changes but for its counts.
+type peer struct {
+	id       string
+	life     life
+	set      *Set
+	links    [links]*link
+	breaker  breaker
+	latency  latency
+	inFlight atomic.Int64 // of get
+	doubtful atomic.Bool  // somebody has given up waiting for it, and nobody has had an answer since
+
+	stopWatch context.CancelFunc // of the goroutine that asks for its health; nil = there is none; guarded by set.mu
+}
+
+func (s *Set) newPeer(m ring.Member) (*peer, error) {
+	p := &peer{id: m.ID, life: lifeOf(m), set: s}
+	for i := range p.links {
+		cc, err := s.dial(m)
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.links[i] = &link{ClientConn: cc}
+	}
+	return p, nil
+}
+
+// dial makes a connection that nobody has asked anything yet, and so reaches for
+// nobody. Its target is a name without meaning: where to go is the entry's to say.
+func (s *Set) dial(m ring.Member) (*grpc.ClientConn, error) {
+	distance := wire.Near
+	if m.Region != s.cfg.Region {
+		distance = wire.Far
+	}
+	var creds credentials.TransportCredentials
+	if s.cfg.Credentials != nil {
+		creds = s.cfg.Credentials(m.ID, m.Role)
+	}
+	if creds == nil {
+		creds = insecure.NewCredentials()
+	}
+	return grpc.NewClient("passthrough:///"+m.ID, append(wire.DialOptions(s.cfg.Pool, distance),
+		grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.cfg.Dial(ctx, m.Addr) }),
+	)...)
+}
+
+// close ends all calls.
+func (p *peer) close() {
+	for _, l := range p.links {
+		if l != nil {
+			_ = l.Close() // it says only that it was closed already
+		}
+	}
+}
+
+// idle tells whether no call is running.
+func (p *peer) idle() bool {
+	for _, l := range p.links {
+		if l.calls.Load() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// pick returns the least busy connection of those that stand, else of all. When
+// it is busy, one that rests is woken for those who come later.
+func (p *peer) pick() *link {
+	best, ready := p.links[0], p.links[0].ready()
+	for _, l := range p.links[1:] {
+		r := l.ready()
+		if (r && !ready) || (r == ready && l.calls.Load() < best.calls.Load()) {
+			best, ready = l, r
+		}
+	}
+	if ready && best.calls.Load() > 0 {
+		for _, l := range p.links {
+			if l.GetState() == connectivity.Idle {
+				l.Connect()
+			}
+		}
+	}
+	return best
+}
+
+// get asks the peer. o is complete.
+func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cache.Object, error) {
+	l := p.pick()
+	stood := l.ready() // else the time to connect would be measured
+	c := p.begin()
+	start := time.Now()
+	obj, err := wire.Get(ctx, l, req, o)
+	if stood && atHand(obj, err) {
+		p.latency.add(time.Since(start))
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			p.doubtful.Store(true)
+		}
+		c.end(err)
+		return nil, err
+	}
+	if body, ok := obj.Body.(*wire.Body); ok {
+		obj.Body = &Body{Body: body, call: c}
+	} else { // all of it is here
+		c.end(nil)
+	}
+	return obj, nil
+}
+
+// atHand tells whether the peer had no more to do than to look.
+func atHand(obj *cache.Object, err error) bool {
+	if err != nil {
+		return cache.ReasonOf(err) == cache.NotCached
+	}
+	return obj.Source == cache.Memory || obj.Source == cache.Disk
+}
+
+func (p *peer) stats() Stats {
+	mean, p95, least := p.latency.look()
+	return Stats{InFlight: int(p.inFlight.Load()), Latency: mean, P95: p95, RTT: least}
+}
+
+// link is one connection, and counts what runs on it.
+type link struct {
+	*grpc.ClientConn
+
+	calls atomic.Int64
+}
+
+func (l *link) ready() bool { return l.GetState() == connectivity.Ready }
+
+// Invoke implements grpc.ClientConnInterface.
+func (l *link) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	return l.ClientConn.Invoke(ctx, method, args, reply, l.count(opts)...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (l *link) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	return l.ClientConn.NewStream(ctx, desc, method, l.count(opts)...)
+}
+
+// count counts a call from now to its end.
+func (l *link) count(opts []grpc.CallOption) []grpc.CallOption {
+	l.calls.Add(1)
+	return append(slices.Clip(opts), grpc.OnFinish(func(error) { l.calls.Add(-1) }))
+}
+
+// conn is the connections to a member, whatever life of it is the current one.
+type conn struct {
+	set *Set
+	id  string
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (c conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	p, err := c.set.peer(c.id)
+	if err != nil {
+		return asStatus(err)
+	}
+	return p.pick().Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (c conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	p, err := c.set.peer(c.id)
+	if err != nil {
+		return nil, asStatus(err)
+	}
+	return p.pick().NewStream(ctx, desc, method, opts...)
+}
+
+// asStatus returns the error of Set.peer as callers of gRPC expect it.
+func asStatus(err error) error {
+	code := codes.Unknown
+	if e, ok := errors.AsType[*wire.PeerError](err); ok {
+		code = e.Code
+	}
+	return status.Error(code, err.Error())
+}
