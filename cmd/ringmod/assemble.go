@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"log/slog"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -12,55 +15,122 @@ import (
 	"github.com/ringmod/ringmod/gateway"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/node/verify"
 )
 
-// assemble builds the process from its parts; nothing runs yet.
-func (o *options) assemble(disk *store.Disk, verifier *verify.Verifier, inspector *node.Inspector, l *listeners, log *slog.Logger) (*process, error) {
-	id, err := o.identity()
-	if err != nil {
-		return nil, err
-	}
-	access := log // its lines name the node themselves
-	log = log.With("node", id)
-	reg := registry()
-	metrics := node.NewMetrics(reg)
-	via := "1.1 ringmod-" + id + "-" + rand.Text()[:8]
-	outside, err := o.upstreamClient(l.http.Addr(), via, metrics, log)
-	if err != nil {
-		return nil, err
-	}
-	writes := node.NewWriteBehind(disk, log)
-	databases, err := o.databases(outside, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, log)
-	if err != nil {
-		return nil, err
-	}
-	inspector.Use(databases)
-	p := &process{log: log, listeners: l, tlsCert: o.tlsCert, tlsKey: o.tlsKey}
-	p.node = node.New(node.Config{
-		Store: disk, Documents: disk, Upstream: outside, Databases: databases, Writes: writes, Verifier: verifier,
-		Private: o.private, Metrics: metrics, Logger: log,
-	})
-	front, err := gateway.New(gateway.Config{
-		Cache: p.node, Sumdbs: names(databases), Via: via, Region: o.region, Node: id, Private: o.private,
-		Ready: p.ready, Version: version(), Upstreams: outside.Entries(), Logger: access, Metrics: reg,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p.web = gateway.Server(front, log)
-	p.admin = gateway.Server(gateway.Admin(reg, p.ready), log)
-	p.grpc = services(p.node, log)
-	return p, nil
+// assembly is a process while it is being built, and what its parts share.
+type assembly struct {
+	*options
+	*process
+
+	access  *slog.Logger // for lines that name the member themselves
+	reg     *prometheus.Registry
+	metrics *node.Metrics
+	pool    *wire.Pool
+	via     string
+	members members
+	own     *member.Membership // members, where they are known by gossip
+	outside *upstream.Client
+	dbs     []*sumdb.DB
 }
 
-// services returns the gRPC server with what a node offers.
-func services(n *node.Node, log *slog.Logger) *grpc.Server {
-	pool := &wire.Pool{}
-	server := grpc.NewServer(wire.ServerOptions(pool)...)
-	node.Register(server, node.ServiceConfig{Cache: n, Holder: n, Pool: pool, Logger: log})
-	healthpb.RegisterHealthServer(server, health.NewServer())
-	reflection.Register(server)
-	return server
+// start opens what the process needs and builds it; nothing runs yet.
+func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err error) {
+	p := &process{place: o.region, tlsCert: o.tlsCert, tlsKey: o.tlsKey, started: time.Now()}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	if p.listeners, err = o.listen(ctx, log); err != nil {
+		return nil, err
+	}
+	p.closers = append(p.closers, p.listeners.close)
+	a := &assembly{options: o, process: p, access: log, reg: registry(), pool: &wire.Pool{}}
+	a.metrics = node.NewMetrics(a.reg)
+	if o.parts.node {
+		err = a.openNode(log) //nolint:contextcheck // the disk's walk lives as long as the disk
+	} else {
+		err = a.identify(log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.parts.gateway {
+		err = a.openGateway()
+	}
+	p.admin = gateway.Server(gateway.Admin(a.reg, p.ready), p.log)
+	return p, err
+}
+
+// identify gives the process its name and its view of the cluster.
+func (a *assembly) identify(log *slog.Logger) error {
+	var err error
+	if a.id, err = a.identity(); err != nil {
+		return err
+	}
+	a.log = log.With("node", a.id)
+	a.via = "1.1 ringmod-" + a.id + "-" + rand.Text()[:8]
+	if err := a.meet(); err != nil {
+		return err
+	}
+	a.outside, err = a.upstreamClient(a.listeners.http, a.via, a.metrics, a.log)
+	return err
+}
+
+// openNode opens the disk and builds the node with its services.
+func (a *assembly) openNode(log *slog.Logger) error {
+	verifier := verify.New(0) // one for fills and inspections, which share its workers
+	inspector := node.NewInspector(verifier)
+	disk, err := store.OpenDisk(store.DiskConfig{Dir: a.dataDir, Inspect: inspector.Inspect, Logger: log})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, func() { _ = disk.Close() })
+	if err := a.identify(log); err != nil {
+		return err
+	}
+	writes := node.NewWriteBehind(disk, a.log)
+	if a.dbs, err = a.databases(a.outside, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
+		return err
+	}
+	inspector.Use(a.dbs)
+	a.node = node.New(node.Config{
+		Store: disk, Documents: disk, Upstream: a.outside, Databases: a.dbs, Writes: writes, Verifier: verifier,
+		Private: a.private, Metrics: a.metrics, Logger: a.log,
+	})
+	a.services()
+	return nil
+}
+
+// services builds the gRPC server with what a node offers.
+func (a *assembly) services() {
+	a.grpc = grpc.NewServer(wire.ServerOptions(a.pool)...)
+	a.health = health.NewServer()
+	node.Register(a.grpc, node.ServiceConfig{Cache: a.node, Holder: a.node, Pool: a.pool, View: a.viewStamp, Logger: a.log})
+	healthpb.RegisterHealthServer(a.grpc, a.health)
+	reflection.Register(a.grpc)
+}
+
+// viewStamp tells others which view this member has.
+func (a *assembly) viewStamp() (digest, seq uint64) {
+	v := a.members.View()
+	return v.Digest(), v.Seq()
+}
+
+// openGateway builds the HTTP side.
+func (a *assembly) openGateway() error {
+	front, err := gateway.New(gateway.Config{
+		Cache: a.node, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
+		Ready: a.ready, Version: version(), Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
+	})
+	if err != nil {
+		return err
+	}
+	a.web = gateway.Server(front, a.log)
+	return nil
 }

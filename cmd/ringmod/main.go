@@ -74,6 +74,6 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand(), versionCommand())
+	root.AddCommand(serveCommand(), nodeCommand(), versionCommand())
 	return root
 }

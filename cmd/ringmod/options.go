@@ -1,8 +1,11 @@
 package main
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,10 +15,28 @@ import (
 	"github.com/ringmod/ringmod/ring"
 )
 
+// parts are what a process consists of.
+type parts struct{ node, gateway bool }
+
 // options are the settings of a process, by flag, environment variable or
 // configuration file.
 type options struct {
+	parts parts
+
 	httpAddr, grpcAddr, gossipAddr, adminAddr string
+
+	cluster       string
+	join          []string
+	viewFrom      []string
+	advertiseAddr string
+	gossipKeyFile string
+	peerCert      string
+	peerKey       string
+	peerCA        string
+	insecure      bool
+	// gossipAnywhere lets a process that nobody was told how to join take another
+	// gossip port when the default one is in use.
+	gossipAnywhere bool
 
 	nodeID, region, zone string
 	weight, replicas     int
@@ -33,25 +54,65 @@ type options struct {
 	config              string
 }
 
+// bind offers the flags that a process of these parts has.
 func (o *options) bind(flags *pflag.FlagSet) {
 	flags.SortFlags = false
-	flags.StringVar(&o.httpAddr, "http-addr", "127.0.0.1:8080", "`address` of the GOPROXY protocol, /healthz, /readyz and the web page")
-	flags.StringVar(&o.grpcAddr, "grpc-addr", "127.0.0.1:8082", "`address` of the node's gRPC services")
+	if o.parts.gateway {
+		flags.StringVar(&o.httpAddr, "http-addr", "127.0.0.1:8080", "`address` of the GOPROXY protocol, /healthz, /readyz and the web page")
+	}
+	if o.parts.node {
+		flags.StringVar(&o.grpcAddr, "grpc-addr", "127.0.0.1:8082", "`address` of the node's gRPC services")
+	}
+	flags.StringVar(&o.gossipAddr, "gossip-addr", "127.0.0.1:8083", "`address` of cluster membership, UDP and TCP")
 	flags.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "`address` of /metrics, /debug/pprof, /healthz and /readyz")
-	flags.StringVar(&o.gossipAddr, "gossip-addr", "127.0.0.1:8083", "`address` for cluster membership; a single process does not open it")
-	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
-	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this node (default: the host name, kept in the data folder)")
+	o.bindMember(flags)
+	if o.parts.node {
+		o.bindNode(flags)
+	}
+	o.bindSources(flags)
+	if o.parts.gateway {
+		flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file`: serve developers over HTTPS")
+		flags.StringVar(&o.tlsKey, "tls-key", "", "key `file` of --tls-cert")
+	}
+	o.bindCommon(flags)
+}
+
+func (o *options) bindMember(flags *pflag.FlagSet) {
+	flags.StringVar(&o.advertiseAddr, "advertise-addr", "", "`IP` that other members reach this one at (default: the one it listens on)")
+	flags.StringArrayVar(&o.join, "join", nil, "`host:port` where a member gossips, repeatable; names are resolved anew at each attempt")
+	if o.parts.gateway && !o.parts.node {
+		flags.StringArrayVar(&o.viewFrom, "view-from", nil, "`host:port` of a node's gRPC, repeatable: learn the members from there instead of by gossip")
+	}
+	flags.StringVar(&o.cluster, "cluster", "ringmod", "`name` of the cluster; members of another one are refused")
+	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this member (default: the host name, which a node keeps in its data folder)")
 	flags.StringVar(&o.region, "region", "default", "`region` of this process")
 	flags.StringVar(&o.zone, "zone", "", "`zone` of this process within its region")
+	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present; the same at all members")
+	flags.StringVar(&o.gossipKeyFile, "gossip-key-file", "", "`file` of keys that encrypt gossip, the first one is used; see 'ringmod certs'")
+	flags.StringVar(&o.peerCert, "peer-cert", "", "certificate `file` of this member; see 'ringmod certs'")
+	flags.StringVar(&o.peerKey, "peer-key", "", "key `file` of --peer-cert")
+	flags.StringVar(&o.peerCA, "peer-ca", "", "`file` of the authorities that sign members' certificates")
+	flags.BoolVar(&o.insecure, "insecure", false, "listen beyond loopback without certificates or a gossip key: whoever reaches us is believed")
+}
+
+func (o *options) bindNode(flags *pflag.FlagSet) {
 	flags.IntVar(&o.weight, "weight", 1, "`share` of its region's objects relative to other nodes, 1 to 16")
-	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present")
-	flags.StringVar(&o.upstream, "upstream", "", "where modules come from, in GOPROXY `syntax` (default: what 'go env GOPROXY' says)")
+	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
+}
+
+func (o *options) bindSources(flags *pflag.FlagSet) {
+	what := "where modules come from"
+	if !o.parts.node {
+		what = "where public modules come from when no node can be reached"
+	}
+	flags.StringVar(&o.upstream, "upstream", "", what+", in GOPROXY `syntax` (default: what 'go env GOPROXY' says)")
 	flags.StringVar(&o.private, "private", "", "`patterns` of private modules, as in GOPRIVATE (default: what 'go env GOPRIVATE' says)")
 	flags.StringArrayVar(&o.sumdbs, "sumdb", []string{"sum.golang.org"}, "checksum `database` in GOSUMDB syntax, repeatable; the first one verifies; 'off' for none")
 	flags.BoolVar(&o.offline, "offline", false, "never contact an upstream")
 	flags.StringVar(&o.contact, "contact", "", "`URL` for the User-Agent towards upstreams")
-	flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file`: serve developers over HTTPS")
-	flags.StringVar(&o.tlsKey, "tls-key", "", "key `file` of --tls-cert")
+}
+
+func (o *options) bindCommon(flags *pflag.FlagSet) {
 	flags.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
 	flags.StringVar(&o.logFormat, "log-format", "", "`format`: text or json (default: text on a terminal, else json)")
 	flags.StringVar(&o.config, "config", "", "YAML `file` with any of these settings, keyed by flag name")
@@ -68,7 +129,7 @@ func (o *options) resolve() error {
 			return usagef("--tls-cert, --tls-key: %w", err)
 		}
 	}
-	if o.dataDir == "" {
+	if o.parts.node && o.dataDir == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
 			return usagef("no cache folder for this user (%w); give --data-dir", err)
@@ -88,42 +149,128 @@ func (o *options) resolve() error {
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
 	}
-	if err := checkLoopback(o.grpcAddr); err != nil {
-		return err
+	for _, check := range []func() error{o.checkSecurity, o.checkAdvertise, o.checkSeeds, o.checkSources, o.checkPlacement} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
-	if err := o.checkSources(); err != nil {
-		return err
+	return nil
+}
+
+// checkSecurity refuses to talk to other machines without knowing who they are.
+func (o *options) checkSecurity() error {
+	given := 0
+	for _, file := range []string{o.peerCert, o.peerKey, o.peerCA} {
+		if file != "" {
+			given++
+		}
 	}
-	return o.checkPlacement()
+	if given != 0 && given != 3 {
+		return usagef("--peer-cert, --peer-key and --peer-ca go together")
+	}
+	if o.insecure {
+		return nil
+	}
+	if o.parts.node && given == 0 && !isLoopback(o.grpcAddr) {
+		return usagef("--grpc-addr %s is reachable from other machines: give --peer-cert, --peer-key and --peer-ca "+
+			"(see 'ringmod certs'), use a loopback address, or say --insecure", o.grpcAddr)
+	}
+	if o.gossips() && o.gossipKeyFile == "" && !isLoopback(o.gossipAddr) {
+		return usagef("--gossip-addr %s is reachable from other machines: give --gossip-key-file "+
+			"(see 'ringmod certs'), use a loopback address, or say --insecure", o.gossipAddr)
+	}
+	return nil
+}
+
+// gossips reports whether the process takes part in gossip.
+func (o *options) gossips() bool { return len(o.viewFrom) == 0 }
+
+// isLoopback reports whether only this machine can reach addr. What is no
+// address at all is for the listener to refuse.
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	ip := net.ParseIP(host)
+	return err != nil || host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (o *options) checkAdvertise() error {
+	if o.advertiseAddr != "" {
+		ip, err := netip.ParseAddr(o.advertiseAddr)
+		if err != nil || ip.IsUnspecified() || ip.IsMulticast() {
+			return usagef("--advertise-addr %q is not an IP that others can reach this machine at", o.advertiseAddr)
+		}
+		return nil
+	}
+	for _, each := range []struct {
+		used       bool
+		flag, addr string
+	}{{o.parts.node, "grpc-addr", o.grpcAddr}, {o.gossips(), "gossip-addr", o.gossipAddr}} {
+		host, _, err := net.SplitHostPort(each.addr)
+		ip := net.ParseIP(host)
+		if each.used && err == nil && (host == "" || ip != nil && ip.IsUnspecified()) {
+			return usagef("--%s %s listens on all addresses: say with --advertise-addr which IP the other members reach", each.flag, each.addr)
+		}
+	}
+	return nil
+}
+
+// advertise returns --advertise-addr, invalid where there is none.
+func (o *options) advertise() netip.Addr {
+	ip, _ := netip.ParseAddr(o.advertiseAddr) // checkAdvertise has seen it
+	return ip
+}
+
+func (o *options) checkSeeds() error {
+	for flag, seeds := range map[string][]string{"join": o.join, "view-from": o.viewFrom} {
+		for _, seed := range seeds {
+			host, port, err := net.SplitHostPort(seed)
+			if err != nil || host == "" || port == "" {
+				return usagef("--%s %q is not of the form host:port", flag, seed)
+			}
+		}
+	}
+	if len(o.join) > 0 && len(o.viewFrom) > 0 {
+		return usagef("--join and --view-from exclude each other: a gateway learns the members in one way")
+	}
+	return nil
 }
 
 // checkPlacement holds the settings that a cluster places objects by against
-// the rules of ring. A single process owns everything.
+// the rules of ring.
 func (o *options) checkPlacement() error {
-	spec := ring.DefaultSpec()
-	spec.Replicas = o.replicas
-	if err := spec.Validate(); err != nil {
+	if err := o.spec().Validate(); err != nil {
 		return usagef("--replicas: %w", err)
 	}
-	if err := o.member("this").Check(); err != nil {
+	if err := o.member("this", "127.0.0.1:1").Check(); err != nil {
 		return usagef("--region, --zone, --weight: %w", err)
 	}
 	return nil
 }
 
-// member returns this process as a cluster would see it.
-func (o *options) member(id string) ring.Member {
-	return ring.Member{
-		ID: id, Epoch: 1, State: ring.Active, Role: ring.Node,
-		Region: o.region, Zone: o.zone, Weight: o.weight, Addr: o.grpcAddr,
+func (o *options) spec() ring.Spec {
+	spec := ring.DefaultSpec()
+	spec.Replicas = o.replicas
+	return spec
+}
+
+// member returns this process as the cluster sees it; addr is where its gRPC
+// services are reached.
+func (o *options) member(id, addr string) ring.Member {
+	m := ring.Member{ID: id, Epoch: 1, State: ring.Active, Role: ring.Gateway, Region: o.region, Zone: o.zone, Weight: 1}
+	if o.parts.node {
+		m.Role, m.Weight, m.Addr = ring.Node, o.weight, addr
 	}
+	return m
 }
 
 const nodeIDFile = "node-id"
 
-// identity returns the node's id: the one kept in the data folder, which stays
-// the same when the host is renamed, or a new one that is kept from now on.
+// identity returns the member's id. A node keeps its own in the data folder,
+// where it stays the same when the host is renamed.
 func (o *options) identity() (string, error) {
+	if !o.parts.node {
+		return o.newIdentity()
+	}
 	file := filepath.Join(o.dataDir, nodeIDFile)
 	kept, err := os.ReadFile(file)
 	id := strings.TrimSpace(string(kept))
@@ -135,14 +282,27 @@ func (o *options) identity() (string, error) {
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return "", err
 	}
-	id = o.nodeID
-	if id == "" {
-		if id, err = os.Hostname(); err != nil {
-			return "", usagef("no host name (%w); give --node-id", err)
-		}
-	}
-	if err := o.member(id).Check(); err != nil {
-		return "", usagef("--node-id: %w", err)
+	if id, err = o.newIdentity(); err != nil {
+		return "", err
 	}
 	return id, os.WriteFile(file, []byte(id+"\n"), 0o644)
+}
+
+// newIdentity is the id that was given, or one from the host's name. Gateways
+// come and go, several on a host: theirs is drawn anew at each start.
+func (o *options) newIdentity() (string, error) {
+	id := o.nodeID
+	if id == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return "", usagef("no host name (%w); give --node-id", err)
+		}
+		if id = host; !o.parts.node {
+			id += "-gateway-" + strings.ToLower(rand.Text()[:6])
+		}
+	}
+	if err := o.member(id, "127.0.0.1:1").Check(); err != nil {
+		return "", usagef("--node-id: %w", err)
+	}
+	return id, nil
 }

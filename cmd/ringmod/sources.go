@@ -41,7 +41,9 @@ func (o *options) checkSources() error {
 	return nil
 }
 
-func (o *options) upstreamClient(self net.Addr, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
+// upstreamClient opens the way out. self is where the process answers
+// developers, nil if it does not.
+func (o *options) upstreamClient(self net.Listener, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
 	list, err := o.upstreamList(self, log)
 	if err != nil {
 		return nil, err
@@ -59,7 +61,10 @@ func (o *options) upstreamClient(self net.Addr, via string, metrics *node.Metric
 // upstreamList returns --upstream without the entries that lead back to us. A
 // developer whose go command points here already ('go env -w GOPROXY=…') has
 // nothing left then; the go command's own default takes its place.
-func (o *options) upstreamList(self net.Addr, log *slog.Logger) (string, error) {
+func (o *options) upstreamList(self net.Listener, log *slog.Logger) (string, error) {
+	if self == nil {
+		return o.upstream, nil
+	}
 	list, dropped := upstream.DropSelf(o.upstream, addrPorts(self))
 	for _, entry := range dropped {
 		log.Warn("leaving out an upstream that leads back to this gateway", "upstream", entry)
@@ -68,7 +73,7 @@ func (o *options) upstreamList(self net.Addr, log *slog.Logger) (string, error) 
 	case len(dropped) == 0 || list != "" && list != "direct":
 		return list, nil
 	case !o.upstreamOfGo:
-		return "", usagef("--upstream leads back to this gateway (%s) and nowhere else", self)
+		return "", usagef("--upstream leads back to this gateway (%s) and nowhere else", self.Addr())
 	}
 	list, err := goEnv("GOPROXY", "GOENV=off", "GOPROXY=")
 	if err != nil {
@@ -82,11 +87,7 @@ func (o *options) upstreamList(self net.Addr, log *slog.Logger) (string, error) 
 // databases opens the checksum databases of --sumdb.
 func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
 	var dbs []*sumdb.DB
-	for _, s := range o.sumdbs {
-		spec, err := sumdb.ParseSpec(s)
-		if err != nil {
-			return nil, err // checkSources has seen it
-		}
+	for _, spec := range o.specs() {
 		db, err := sumdb.New(sumdb.Config{
 			Spec: spec, Remote: remoteDatabase{outside, spec}, Storage: files, Heads: files, Logger: log,
 		})
@@ -98,10 +99,21 @@ func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles,
 	return dbs, nil
 }
 
-func names(dbs []*sumdb.DB) []string {
+// specs returns the checksum databases of --sumdb, which checkSources has seen.
+func (o *options) specs() []sumdb.Spec {
+	var specs []sumdb.Spec
+	for _, s := range o.sumdbs {
+		if spec, err := sumdb.ParseSpec(s); err == nil {
+			specs = append(specs, spec)
+		}
+	}
+	return specs
+}
+
+func names(specs []sumdb.Spec) []string {
 	var list []string
-	for _, db := range dbs {
-		list = append(list, db.Name())
+	for _, spec := range specs {
+		list = append(list, spec.Name)
 	}
 	return list
 }
@@ -129,8 +141,8 @@ func (r remoteDatabase) fetch(ctx context.Context, t target.Target) (*upstream.R
 	return r.outside.FetchSumdb(ctx, t, r.spec.URL)
 }
 
-func addrPorts(a net.Addr) []netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
+func addrPorts(l net.Listener) []netip.AddrPort {
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok {
 		return []netip.AddrPort{tcp.AddrPort()}
 	}
 	return nil

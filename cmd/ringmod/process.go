@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"github.com/ringmod/ringmod/node"
+)
+
+// How long a stop waits for the streams that run, and then for the fills that
+// nobody waits for any more.
+const (
+	drainTime = 30 * time.Second
+	fillGrace = 5 * time.Second
+)
+
+// settings is said at the end of each command's help that takes flags.
+const settings = "\n\nEvery flag has an environment variable (--admin-addr is RINGMOD_ADMIN_ADDR) and a key in\n" +
+	"the file given by --config (admin-addr). The command line wins over the environment, the\n" +
+	"environment over the file. When it serves it prints one line 'ready' with its addresses."
+
+// processCommand completes a command that runs one process of these parts.
+func processCommand(cmd *cobra.Command, has parts) *cobra.Command {
+	o := &options{parts: has}
+	cmd.Long += settings
+	cmd.Args = cobra.NoArgs
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if err := complete(cmd.Flags(), os.LookupEnv); err != nil {
+			return err
+		}
+		o.gossipAnywhere = o.parts.node && o.parts.gateway && !cmd.Flags().Changed("gossip-addr")
+		return o.resolve()
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
+	o.bind(cmd.Flags())
+	return cmd
+}
+
+// run is the life of a process that a signal or ctx ends.
+func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
+	log, flush, err := o.logger(stderr)
+	if err != nil {
+		return err
+	}
+	defer flush()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	p, err := o.start(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.run(ctx, func() { fmt.Fprintln(stdout, p.listeners.ready()) })
+}
+
+func (o *options) logger(stderr io.Writer) (*slog.Logger, func(), error) {
+	level, err := parseLevel(o.logLevel)
+	if err != nil {
+		return nil, nil, err
+	}
+	format := o.logFormat
+	switch {
+	case format != "":
+	case isTerminal(stderr): // people read it
+		format = "text"
+	default:
+		format = "json"
+	}
+	batch := newBatchWriter(stderr)
+	log, err := newLogger(batch, format, level)
+	return log, batch.Flush, err
+}
+
+// task is something that runs until its context is done.
+type task func(ctx context.Context) error
+
+// process is everything that runs, built but not started.
+type process struct {
+	id        string
+	place     string // its region
+	log       *slog.Logger
+	listeners *listeners
+	closers   []func() // in the order of opening
+
+	membership task            // says goodbye before the streams are drained
+	met        <-chan struct{} // closed once another member was met, or there is nobody to meet
+	tasks      []task
+	node       *node.Node   // nil: a gateway
+	grpc       *grpc.Server // with node
+	health     *health.Server
+	web        *http.Server // nil: no gateway
+	admin      *http.Server
+	tlsCert    string
+	tlsKey     string
+
+	started  time.Time
+	stopping atomic.Bool
+}
+
+// close releases what start has opened.
+func (p *process) close() {
+	for i := len(p.closers) - 1; i >= 0; i-- {
+		p.closers[i]()
+	}
+}
+
+// run serves until ctx is done or a part fails, then stops in order: the others
+// hear that we go, no new connections, the streams that run, the fills that run.
+// A second signal ends all at once.
+func (p *process) run(ctx context.Context, ready func()) error {
+	var group errgroup.Group
+	serving, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	start := func(serve func() error) {
+		group.Go(func() error {
+			if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				failed(err)
+				return err
+			}
+			return nil
+		})
+	}
+	gossip, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	beside, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	start(func() error { return p.membership(gossip) })
+	for _, each := range p.tasks {
+		start(func() error { return each(beside) })
+	}
+	p.serve(start)
+	ready()
+	p.log.InfoContext(ctx, "serving", "addresses", strings.TrimPrefix(p.listeners.ready(), "ready "), "version", version())
+
+	<-serving.Done()
+	p.stopping.Store(true)
+	p.log.InfoContext(ctx, "stopping", "drain_ms", drainTime.Milliseconds())
+	leave()
+	p.drain(context.WithoutCancel(ctx))
+	end()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	p.log.InfoContext(ctx, "stopped")
+	return nil
+}
+
+// serve opens the doors.
+func (p *process) serve(start func(func() error)) {
+	if p.web != nil {
+		start(func() error {
+			if p.tlsCert != "" {
+				return p.web.ServeTLS(p.listeners.http, p.tlsCert, p.tlsKey)
+			}
+			return p.web.Serve(p.listeners.http)
+		})
+	}
+	if p.grpc != nil {
+		start(func() error { return p.grpc.Serve(p.listeners.grpc) })
+	}
+	start(func() error { return p.admin.Serve(p.listeners.admin) })
+}
+
+// drain ends the servers and the node, at once when another signal comes.
+func (p *process) drain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if p.web != nil {
+		if err := p.web.Shutdown(ctx); err != nil {
+			p.log.WarnContext(ctx, "cutting streams that did not finish", "err", err)
+			_ = p.web.Close()
+		}
+	}
+	if p.node != nil {
+		p.drainNode(ctx)
+	}
+	_ = p.admin.Close()
+}
+
+// drainNode lets the calls that run finish, and then the fills.
+func (p *process) drainNode(ctx context.Context) {
+	p.health.Shutdown()
+	hastenCalls := context.AfterFunc(ctx, p.grpc.Stop)
+	defer hastenCalls()
+	now, cancel := context.WithCancel(ctx)
+	cancel()
+	var ending errgroup.Group
+	ending.Go(func() error {
+		hasten := context.AfterFunc(ctx, func() { _ = p.node.Run(now, 0) })
+		defer hasten()
+		return p.node.Run(now, fillGrace)
+	})
+	p.grpc.GracefulStop()
+	_ = ending.Wait()
+}
+
+// ready tells why requests should go elsewhere.
+func (p *process) ready() error {
+	if p.stopping.Load() {
+		return errors.New("stopping")
+	}
+	return p.alone()
+}
+
+// registry returns the metrics registry of a process.
+func registry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
