@@ -2,6 +2,7 @@
 // protocol to developers and keeps what it has served.
 //
 //	ringmod serve      a node and a gateway in one process
+//	ringmod certs      make certificates for the members of a cluster
 //	ringmod version    print the version
 //
 // Exit status: 0 after an orderly end, 1 when something failed, 2 when the
@@ -74,6 +75,6 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand(), nodeCommand(), versionCommand())
+	root.AddCommand(serveCommand(), nodeCommand(), certsCommand(), versionCommand())
 	return root
 }

@@ -83,7 +83,7 @@ func (o *options) bindMember(flags *pflag.FlagSet) {
 	if o.parts.gateway && !o.parts.node {
 		flags.StringArrayVar(&o.viewFrom, "view-from", nil, "`host:port` of a node's gRPC, repeatable: learn the members from there instead of by gossip")
 	}
-	flags.StringVar(&o.cluster, "cluster", "ringmod", "`name` of the cluster; members of another one are refused")
+	flags.StringVar(&o.cluster, "cluster", defaultCluster, "`name` of the cluster; members of another one are refused")
 	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this member (default: the host name, which a node keeps in its data folder)")
 	flags.StringVar(&o.region, "region", "default", "`region` of this process")
 	flags.StringVar(&o.zone, "zone", "", "`zone` of this process within its region")

@@ -70,6 +70,14 @@ func (c *Credentials) Self() Identity {
 	return c.now.Load().self
 }
 
+// Expires returns when the own certificate ends.
+func (c *Credentials) Expires() time.Time {
+	if c == nil {
+		return time.Time{}
+	}
+	return c.now.Load().cert.Leaf.NotAfter
+}
+
 // Run reads the files again every 5 s until ctx is done, and says what is new.
 func (c *Credentials) Run(ctx context.Context) error {
 	if c == nil {
