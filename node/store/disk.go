@@ -38,7 +38,7 @@ type DiskConfig struct {
 //
 //	<dir>/objects/<name>  the objects, in the layout of the go command's download cache:
 //	                      GOPROXY=file://<dir>/objects works, lists included
-//	<dir>/index.db        entries of the objects, and the documents
+//	<dir>/index.db        entries of the objects, their number and bytes, and the documents
 //	<dir>/quarantine/     bad copies, at most 1 GiB or 1000 files, the oldest go first
 //	<dir>/tmp/            objects being written, emptied at start
 //	<dir>/format          number of this layout

@@ -46,8 +46,9 @@ type index struct {
 
 // indexFile is one bbolt file in use.
 type indexFile struct {
-	bolt *bolt.DB
-	file *os.File // bolt's own
+	bolt  *bolt.DB
+	file  *os.File // bolt's own
+	tally tally    // of bucketObjects
 }
 
 type indexWrite struct {
@@ -246,23 +247,28 @@ func (ix *index) gather(w *indexWrite) []*indexWrite {
 // again: in a tree with a damaged page they may not be.
 func (f *indexFile) apply(batch []*indexWrite) error {
 	last := make(map[string]*indexWrite, len(batch))
+	var counted func()
 	err := f.bolt.Update(func(tx *bolt.Tx) error {
 		for _, w := range batch {
 			if _, err := f.bucket(tx, w.bucket, w.name); err != nil {
 				return err
 			}
 		}
+		var c change
 		for _, w := range batch {
 			last[w.bucket+"\x00"+w.name] = w
-			if err := w.apply(tx.Bucket([]byte(w.bucket))); err != nil {
+			if err := w.apply(tx.Bucket([]byte(w.bucket)), &c); err != nil {
 				return err
 			}
 		}
-		return nil
+		var err error
+		counted, err = f.count(tx, c)
+		return err
 	})
 	if err != nil {
 		return err
 	}
+	counted()
 	return f.bolt.View(func(tx *bolt.Tx) error {
 		for _, w := range last {
 			b, err := f.bucket(tx, w.bucket, w.name)
@@ -277,7 +283,10 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 	})
 }
 
-func (w *indexWrite) apply(b *bolt.Bucket) error {
+func (w *indexWrite) apply(b *bolt.Bucket, c *change) error {
+	if w.bucket == bucketObjects {
+		c.note(b.Get([]byte(w.name)), w.value)
+	}
 	if w.value == nil {
 		return b.Delete([]byte(w.name))
 	}
@@ -327,9 +336,9 @@ func openIndexFile(path string) (*indexFile, error) {
 	return nil, indexError(err)
 }
 
-// prepare makes the buckets and checks that walks over them end.
+// prepare makes what is missing, and checks that walks over the buckets end.
 func (f *indexFile) prepare() error {
-	missing := false
+	missing, counted := false, false
 	buckets := []string{bucketObjects, bucketDocuments, bucketState}
 	err := f.bolt.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
@@ -340,9 +349,12 @@ func (f *indexFile) prepare() error {
 				return err
 			}
 		}
+		if !missing {
+			counted = f.tally.load(tx)
+		}
 		return nil
 	})
-	if err != nil || !missing {
+	if err != nil || counted {
 		return err
 	}
 	return f.bolt.Update(func(tx *bolt.Tx) error {
@@ -351,7 +363,9 @@ func (f *indexFile) prepare() error {
 				return err
 			}
 		}
-		return nil
+		f.tally.load(tx)
+		_, err := f.count(tx, change{})
+		return err
 	})
 }
 

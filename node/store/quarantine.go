@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,7 +23,8 @@ const (
 // File names begin with the time, so that their order is their age, and end with the
 // object's name as far as it fits.
 type quarantine struct {
-	dir string
+	dir   string
+	files atomic.Int64 // that are kept
 
 	mu   sync.Mutex
 	last int64 // time in the newest file's name, nanoseconds
@@ -53,7 +55,8 @@ func (q *quarantine) trimLocked() error {
 	if err != nil {
 		return err
 	}
-	files, bytes := 0, int64(0)
+	files, bytes, kept := 0, int64(0), int64(len(entries))
+	defer func() { q.files.Store(kept) }()
 	for _, e := range slices.Backward(entries) { // newest first
 		info, err := e.Info()
 		if err != nil {
@@ -66,6 +69,7 @@ func (q *quarantine) trimLocked() error {
 		if err := os.Remove(filepath.Join(q.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		kept--
 	}
 	return nil
 }

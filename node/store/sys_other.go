@@ -19,3 +19,5 @@ func syncDir(string) error { return nil }
 func identityOf(info fs.FileInfo) identity {
 	return identity{size: info.Size(), changed: info.ModTime()}
 }
+
+func freeBytes(string) int64 { return 0 }

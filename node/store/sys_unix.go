@@ -31,3 +31,13 @@ func syncDir(dir string) error {
 	defer f.Close() //nolint:errcheck // only read
 	return f.Sync()
 }
+
+// freeBytes returns how much a process without privileges may still write below
+// dir.
+func freeBytes(dir string) int64 {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0
+	}
+	return int64(st.Bavail * uint64(st.Bsize))
+}

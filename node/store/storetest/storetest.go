@@ -34,6 +34,7 @@ func Test(t *testing.T, open func(t *testing.T) (store.Store, store.Documents)) 
 		{"replace", testReplace},
 		{"remove", testRemove},
 		{"stat", testStat},
+		{"usage", testUsage},
 		{"walk", testWalk},
 		{"walk stops", testWalkStops},
 		{"cancelled", testCancelled},

@@ -129,7 +129,7 @@ type StatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the member that answers.
 	MemberId string `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
-	// Its view.
+	// Its view. Absent: the request was local.
 	View *View `protobuf:"bytes,2,opt,name=view,proto3" json:"view,omitempty"`
 	// Its members, sorted by region, zone and id; only the answering one when the
 	// request was local.

@@ -1,0 +1,103 @@
+package store
+
+import (
+	"encoding/binary"
+	"path/filepath"
+	"sync/atomic"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Usage is how full a store is.
+type Usage struct {
+	Objects     int64 // that have an entry
+	Bytes       int64 // of these objects together
+	Free        int64 // bytes that the file system has left for us; 0 where the system does not tell
+	Quarantined int64 // bad copies that are kept
+}
+
+// Usage returns how full the disk is. It costs one system call.
+func (d *Disk) Usage() Usage {
+	u := Usage{Free: freeBytes(filepath.Clean(d.dir)), Quarantined: d.quarantine.files.Load()}
+	if f, err := d.index.current(); err == nil {
+		u.Objects, u.Bytes = f.tally.objects.Load(), f.tally.bytes.Load()
+	}
+	return u
+}
+
+// Usage returns how much is kept. It looks at each object.
+func (m *Mem) Usage() Usage {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	u := Usage{Objects: int64(len(m.objects))}
+	for _, o := range m.objects {
+		u.Bytes += o.entry.Size
+	}
+	return u
+}
+
+// tally counts the entries of objects. It is kept in the index too, in the same
+// transactions as they, so that a start need not read them all.
+//
+//	tally = objects(uvarint) bytes(uvarint)
+type tally struct{ objects, bytes atomic.Int64 }
+
+const keyTally = "tally" // in bucketState
+
+// load reads the tally, or counts where there is none.
+func (t *tally) load(tx *bolt.Tx) (found bool) {
+	value := tx.Bucket([]byte(bucketState)).Get([]byte(keyTally))
+	if payload, err := unseal(bucketState, keyTally, value); err == nil {
+		d := decoder{rest: payload}
+		objects, bytes := int64(d.uvarint()), int64(d.uvarint())
+		if !d.bad {
+			t.objects.Store(objects)
+			t.bytes.Store(bytes)
+			return true
+		}
+	}
+	objects, bytes := int64(0), int64(0)
+	c := tx.Bucket([]byte(bucketObjects)).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		objects, bytes = objects+1, bytes+sizeIn(v)
+	}
+	t.objects.Store(objects)
+	t.bytes.Store(bytes)
+	return false
+}
+
+// change is what writes do to a tally.
+type change struct{ objects, bytes int64 }
+
+// note counts a write that replaces old; nil is none, on either side.
+func (c *change) note(old, value []byte) {
+	if old != nil {
+		c.objects, c.bytes = c.objects-1, c.bytes-sizeIn(old)
+	}
+	if value != nil {
+		c.objects, c.bytes = c.objects+1, c.bytes+sizeIn(value)
+	}
+}
+
+// count writes the tally as it is after c; then makes that true once the
+// transaction has ended well.
+func (f *indexFile) count(tx *bolt.Tx, c change) (then func(), err error) {
+	objects, bytes := max(0, f.tally.objects.Load()+c.objects), max(0, f.tally.bytes.Load()+c.bytes)
+	b, err := f.bucket(tx, bucketState, keyTally)
+	if err != nil {
+		return nil, err
+	}
+	payload := binary.AppendUvarint(binary.AppendUvarint(nil, uint64(objects)), uint64(bytes))
+	return func() {
+		f.tally.objects.Store(objects)
+		f.tally.bytes.Store(bytes)
+	}, b.Put([]byte(keyTally), seal(bucketState, keyTally, payload))
+}
+
+// sizeIn returns the size in the value of an object. It does not check the value:
+// what was counted must be taken off again when the value has been damaged.
+func sizeIn(value []byte) int64 {
+	d := decoder{rest: value}
+	d.version()
+	return max(0, int64(d.uvarint()))
+}
