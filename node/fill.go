@@ -248,8 +248,10 @@ func (n *Node) check(ctx context.Context, t target.Target, h1 string) error {
 	return db.Check(ctx, t.Module(), t.Kind, h1)
 }
 
-// remember keeps upstream's "no" for a while, and nothing else.
+// remember keeps upstream's "no" for a while, to answer with, and every failure for
+// those who ask why.
 func (n *Node) remember(t target.Target, err error) {
+	n.failures.put(t.String(), err)
 	if e, ok := errors.AsType[*cache.Error](err); ok && (e.Reason == cache.NotFound || e.Reason == cache.Gone) {
 		n.absent.put(t.String(), e)
 	}

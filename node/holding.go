@@ -15,10 +15,11 @@ import (
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
-// Holding tells what this node has of t. It asks the index and reads no object,
+// Holding tells what this node has and knows of t. It asks the index and reads no object,
 // so that a copy that nobody has read for long may turn out to be bad.
 func (n *Node) Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding, error) {
 	h := &ringmodv1.Holding{Target: t.String(), Filling: n.flights.join(t.String()) != nil}
+	n.recall(h)
 	var err error
 	if t.Kind.Immutable() {
 		h.Copy, err = n.copyOf(t)

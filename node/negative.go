@@ -46,18 +46,22 @@ func (ns *negatives) get(name string) error {
 	return e.err
 }
 
-func (ns *negatives) put(name string, err *cache.Error) {
-	ttl := notFoundTTL
+// ttlOf returns how long an absence is believed.
+func ttlOf(err *cache.Error) time.Duration {
 	if err.Reason == cache.Gone {
-		ttl = goneTTL
+		return goneTTL
 	}
+	return notFoundTTL
+}
+
+func (ns *negatives) put(name string, err *cache.Error) {
 	now := time.Now()
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	if len(ns.entries) >= maxNegative {
 		ns.shrink(now)
 	}
-	ns.entries[name] = negative{err, now.Add(ttl)}
+	ns.entries[name] = negative{err, now.Add(ttlOf(err))}
 }
 
 // shrink drops what has expired and, if that is not enough, half of the rest.

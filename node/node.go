@@ -92,7 +92,8 @@ type Node struct {
 	stopping context.Context //nolint:containedctx // the life of all fills, ended by Run
 	running  sync.WaitGroup
 
-	flights flights
+	flights  flights
+	failures failures
 
 	mu        sync.Mutex
 	ended     bool                 // Run waits for what runs: nothing new begins
