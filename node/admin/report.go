@@ -1,0 +1,55 @@
+package admin
+
+import (
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/ringmod/ringmod/node/store"
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
+	"github.com/ringmod/ringmod/ring"
+)
+
+// Local is the report of this process. What it does not have stays nil.
+type Local struct {
+	Version string            // of the program
+	Started time.Time         // when the process did
+	View    func() *ring.View // of its membership; may return nil
+	Usage   func() store.Usage
+	Fills   func() int // that run
+	Streams *Streams
+}
+
+// Report implements Reporter.
+func (l *Local) Report() *ringmodv1.MemberReport {
+	r := &ringmodv1.MemberReport{Version: l.Version, Uptime: durationpb.New(time.Since(l.Started))}
+	if l.Usage != nil {
+		u := l.Usage()
+		r.DiskUsed, r.DiskFree = uint64(u.Bytes), uint64(u.Free)
+		r.Objects, r.Quarantined = uint64(u.Objects), uint64(u.Quarantined)
+	}
+	if l.Fills != nil {
+		r.Fills = uint32(l.Fills())
+	}
+	if l.Streams != nil {
+		r.Streams = uint32(l.Streams.running.Load())
+	}
+	if v := l.View(); v != nil {
+		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
+	}
+	return r
+}
+
+// Streams counts the objects that a server is sending.
+type Streams struct{ running atomic.Int64 }
+
+// Intercept is a grpc.StreamServerInterceptor for the server that counts.
+func (s *Streams) Intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if info.FullMethod == ringmodv1.CacheService_Get_FullMethodName {
+		s.running.Add(1)
+		defer s.running.Add(-1)
+	}
+	return next(srv, stream)
+}

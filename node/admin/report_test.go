@@ -1,0 +1,67 @@
+package admin_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ringmod/ringmod/node/admin"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/store/storetest"
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
+	"github.com/ringmod/ringmod/ring"
+)
+
+func TestLocalReport(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, entry("a", "eu", ""))
+	mem := store.NewMem()
+	storetest.Put(t, mem, "example.com/m/@v/v1.0.0.mod", "12345", "")
+	streams := &admin.Streams{}
+	local := &admin.Local{
+		Version: "v1.2.3", Started: time.Now().Add(-time.Hour), View: c.View, Streams: streams,
+		Usage: func() store.Usage {
+			u := mem.Usage()
+			u.Free, u.Quarantined = 1000, 3
+			return u
+		},
+		Fills: func() int { return 2 },
+	}
+	want := &ringmodv1.MemberReport{
+		Version: "v1.2.3", DiskUsed: 5, DiskFree: 1000, Objects: 1, Streams: 1, Fills: 2, Quarantined: 3,
+		ViewDigest: c.view.Digest(), ViewSeq: c.view.Seq(),
+	}
+	ask := func(method string, seen func()) {
+		info := &grpc.StreamServerInfo{FullMethod: method}
+		_ = streams.Intercept(nil, nil, info, func(any, grpc.ServerStream) error {
+			seen()
+			return context.Canceled
+		})
+	}
+	check := func() {
+		got := local.Report()
+		if up := got.GetUptime().AsDuration(); up < time.Hour || up > 2*time.Hour {
+			t.Errorf("uptime: got %v, want an hour", up)
+		}
+		if got.Uptime = nil; !proto.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	ask(ringmodv1.CacheService_Get_FullMethodName, func() {
+		ask(ringmodv1.ClusterService_WatchView_FullMethodName, check)
+	})
+	want.Streams = 0
+	check()
+}
+
+func TestReportOfAGateway(t *testing.T) {
+	t.Parallel()
+	got := (&admin.Local{Version: "v1", Started: time.Now(), View: func() *ring.View { return nil }}).Report()
+	got.Uptime = nil
+	if want := (&ringmodv1.MemberReport{Version: "v1"}); !proto.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
