@@ -46,8 +46,9 @@ type Download struct {
 	mu      sync.Mutex
 	entries []ahead // by place
 	front   int64   // place of the entry that is being read ahead
-	back    int64   // from here on others hash
 	ended   bool    // front moves no more
+
+	overtaken bool // front is the last
 }
 
 // ahead is an entry that was hashed before the directory was there.
@@ -65,7 +66,7 @@ type ahead struct {
 func (v *Verifier) Follow(ctx context.Context, r io.ReaderAt) *Download {
 	ctx, cancel := context.WithCancel(ctx)
 	return &Download{
-		v: v, r: r, ctx: ctx, cancel: cancel, front: math.MinInt64, back: math.MaxInt64,
+		v: v, r: r, ctx: ctx, cancel: cancel, front: math.MinInt64,
 		wake: make(chan struct{}, 1), over: make(chan struct{}),
 	}
 }
@@ -100,21 +101,20 @@ func (d *Download) rouse() {
 	}
 }
 
-// finish says that size bytes are all. A small zip is hashed here and now, as a
-// goroutine costs more than it brings.
+// finish says that size bytes are all.
 func (d *Download) finish(size int64) {
 	d.there.Store(size)
 	d.whole.Store(true)
-	if d.started || size > 4*batch {
+	if d.started {
 		d.rouse()
 		return
 	}
-	d.started = true
-	d.run()
+	d.started, d.ended = true, true
+	close(d.over)
 }
 
 // run reads ahead until something does not fit, the zip's directory begins or
-// others have done the rest.
+// others do the rest.
 func (d *Download) run() {
 	defer close(d.over)
 	defer func() {
@@ -163,12 +163,23 @@ func (d *Download) panicked() any {
 func (d *Download) begin(at int64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if at >= d.back {
+	if d.overtaken {
 		return false
 	}
 	d.front = at
 	return true
 }
+
+// overtake ends the reading ahead with the entry that it is at: who knows the
+// directory is faster.
+func (d *Download) overtake() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.overtaken = true
+}
+
+// reading reports whether it is being read ahead now. The caller holds mu.
+func (d *Download) reading(it *item) bool { return !d.ended && it.at == d.front }
 
 // known copies the sum of a file whose data is at that place, if it was hashed
 // ahead. The caller holds mu.

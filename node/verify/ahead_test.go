@@ -39,10 +39,19 @@ func file(t testing.TB, data []byte) *os.File {
 // plain is what Zip says without anything having been hashed ahead.
 func plain(ctx context.Context, v *Verifier, f io.ReaderAt, size int64) (string, error) {
 	d := v.Follow(ctx, f)
-	d.started, d.ended = true, true
-	close(d.over)
 	defer d.Close()
 	return d.Zip(aheadModule, size)
+}
+
+// sequential returns a Download that has hashed ahead, on this goroutine, all that
+// it can of a file that is there.
+func sequential(ctx context.Context, v *Verifier, f io.ReaderAt, size int64) *Download {
+	d := v.Follow(ctx, f)
+	d.started = true
+	d.there.Store(size)
+	d.whole.Store(true)
+	d.run()
+	return d
 }
 
 // arriving is what Zip says of a file that has come in steps, and how many
@@ -115,6 +124,8 @@ func TestDownloadIsZip(t *testing.T) {
 		{"something before", assemble(first, keep, "#!/bin/sh\n", ""), 0, false},
 		{"something behind", assemble(first, keep, "", "comment"), 4, false},
 		{"slack behind the data", assemble([]part{first[0], {content: text(9), method: zip.Deflate, slack: "??"}, first[0]}, keep, "", ""), 2, false},
+		{"larger than a window", assemble([]part{first[0], {content: noise(2 * windowSize), method: zip.Deflate}, first[0]}, keep, "", ""), 3, false},
+		{"lengths beyond the end", assemble(first, func(d [][]byte) { copy(d[1][20:24], "\xfe\xff\xff\xff") }, "", ""), 4, false},
 		{"unknown method", assemble([]part{first[0], {content: "b", method: 99}}, keep, "", ""), 1, true},
 		{"wrong CRC in the directory", assemble(first, func(d [][]byte) { d[2][16] ^= 1 }, "", ""), 4, true},
 		{"wrong length in the directory", assemble(first, func(d [][]byte) { d[2][24] ^= 1 }, "", ""), 4, true},
@@ -134,9 +145,7 @@ func TestDownloadIsZip(t *testing.T) {
 			if ahead > test.ahead {
 				t.Errorf("%d entries hashed ahead, want %d", ahead, test.ahead)
 			}
-			d := New(1).Follow(t.Context(), bytes.NewReader(test.data))
-			d.finish(int64(len(test.data)))
-			d.Close()
+			d := sequential(t.Context(), New(1), bytes.NewReader(test.data), int64(len(test.data)))
 			if got := len(d.entries); got != test.ahead {
 				t.Errorf("%d entries read in sequence, want %d", got, test.ahead)
 			}
@@ -204,16 +213,20 @@ func TestDownloadOfRealZips(t *testing.T) {
 	}
 }
 
+// noise returns n bytes that do not compress.
+func noise(n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(rand.Uint32())
+	}
+	return string(b)
+}
+
 // large is a zip that begins to be hashed before it is whole.
 func large() []byte {
 	var parts []part
-	rnd := rand.New(rand.NewPCG(3, 4))
 	for range 40 {
-		noise := make([]byte, 8<<10)
-		for i := range noise {
-			noise[i] = byte(rnd.Uint32())
-		}
-		parts = append(parts, part{content: string(noise), method: zip.Deflate, descriptor: "signed"})
+		parts = append(parts, part{content: noise(8 << 10), method: zip.Deflate, descriptor: "signed"})
 	}
 	return assemble(parts, func([][]byte) {}, "", "")
 }
@@ -309,18 +322,15 @@ func TestDownloadsTogether(t *testing.T) {
 func TestDownloadBounds(t *testing.T) {
 	t.Parallel()
 	many := assemble(make([]part, maxAhead+10), func([][]byte) {}, "", "")
-	d := New(1).Follow(t.Context(), bytes.NewReader(many))
-	d.finish(int64(len(many)))
-	d.Close()
-	<-d.over
+	d := sequential(t.Context(), New(1), bytes.NewReader(many), int64(len(many)))
 	if got := len(d.entries); got > maxAhead {
 		t.Errorf("%d entries kept, the limit is %d", got, maxAhead)
 	}
 	d = New(1).Follow(t.Context(), bytes.NewReader(nil))
 	defer d.Close()
 	s := &sequence{d: d, tools: New(1).tools(), left: 1000}
-	if err := s.sum(strings.NewReader(text(100)), &ahead{described: true}); !errors.Is(err, errAside) {
-		t.Errorf("beyond the limit: %v, want %v", err, errAside)
+	if err := s.sum(strings.NewReader(text(100)), &ahead{described: true}); !errors.Is(err, errLonger) {
+		t.Errorf("beyond the limit: %v, want %v", err, errLonger)
 	}
 }
 
@@ -366,10 +376,9 @@ func FuzzDownload(f *testing.F) {
 	f.Add(assemble([]part{{content: "a", before: "#"}, {content: "b", hidden: true}}, keep, "#!", ""))
 	v := New(1)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if len(data) > 4*batch {
-			t.Skip("not read on this goroutine")
-		}
-		got, err := v.Zip(t.Context(), aheadModule, bytes.NewReader(data), int64(len(data)))
+		d := sequential(t.Context(), v, bytes.NewReader(data), int64(len(data)))
+		defer d.Close()
+		got, err := d.Zip(aheadModule, int64(len(data)))
 		want, wantErr := plain(t.Context(), v, bytes.NewReader(data), int64(len(data)))
 		if got != want || fmt.Sprint(err) != fmt.Sprint(wantErr) {
 			t.Errorf("in sequence: %q, %v, by the directory: %q, %v", got, err, want, wantErr)

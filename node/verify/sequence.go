@@ -5,7 +5,6 @@ import (
 	"bufio"
 	"encoding/binary"
 	"errors"
-	"hash/crc32"
 	"io"
 	"math"
 
@@ -170,29 +169,17 @@ func (s *sequence) content(e *ahead) error {
 
 // sum reads r to its end, unless that is beyond all limits.
 func (s *sequence) sum(r io.Reader, e *ahead) error {
-	tools := s.tools
-	tools.sum.Reset()
-	var size uint64
-	for {
-		if err := s.d.ctx.Err(); err != nil {
-			return err
-		}
-		n, err := r.Read(tools.buf[:])
-		if size += uint64(n); size > s.left || !e.described && size > e.size {
-			return errAside
-		}
-		tools.sum.Write(tools.buf[:n])
-		e.crc = crc32.Update(e.crc, crc32.IEEETable, tools.buf[:n])
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	most := s.left
+	if !e.described {
+		most = min(most, e.size)
 	}
-	s.left -= size
-	e.size = size
-	tools.sum.Sum(e.sum[:0])
+	to := s.tools.sink(s.d.ctx, most)
+	if _, err := io.CopyBuffer(to, r, s.tools.buf[:]); err != nil {
+		return err
+	}
+	e.size, e.crc = most-to.left, to.crc
+	s.left -= e.size
+	s.tools.sum.Sum(e.sum[:0])
 	return nil
 }
 

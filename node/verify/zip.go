@@ -3,6 +3,7 @@ package verify
 import (
 	"archive/zip"
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -48,8 +49,10 @@ type Verifier struct {
 type scratch struct {
 	buf     [bufferSize]byte
 	sum     hash.Hash
+	window  window
+	memory  *bytes.Reader // of a part of window
 	raw     *bufio.Reader
-	inflate io.Reader // from raw
+	inflate io.Reader // from memory or raw
 }
 
 // New returns a Verifier that computes on at most workers goroutines at a time,
@@ -62,7 +65,7 @@ func New(workers int) *Verifier {
 	v := &Verifier{slots: make(chan struct{}, workers)}
 	v.idle.New = func() any {
 		raw := bufio.NewReaderSize(nil, rawSize)
-		return &scratch{sum: sha256.New(), raw: raw, inflate: flate.NewReader(raw)}
+		return &scratch{sum: sha256.New(), memory: bytes.NewReader(nil), raw: raw, inflate: flate.NewReader(raw)}
 	}
 	for range workers {
 		v.release()
@@ -150,6 +153,8 @@ func (v *Verifier) tools() *scratch { return v.idle.Get().(*scratch) } //nolint:
 // tidy takes tools back. They keep nothing of the zip alive.
 func (v *Verifier) tidy(tools *scratch) {
 	tools.raw.Reset(nil)
+	tools.memory.Reset(nil)
+	tools.window.src, tools.window.data = nil, tools.window.data[:0]
 	v.idle.Put(tools)
 }
 
