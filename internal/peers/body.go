@@ -31,9 +31,7 @@ func (b *Body) Read(p []byte) (int, error) {
 // WriteTo implements io.WriterTo.
 func (b *Body) WriteTo(w io.Writer) (int64, error) {
 	n, err := b.Body.WriteTo(w)
-	if _, bad := errors.AsType[*wire.PeerError](err); bad || err == nil {
-		b.call.end(err) // else it may be w's own, or the caller's
-	}
+	b.call.end(err) // what is w's own error counts like a caller who has left
 	return n, err
 }
 
@@ -97,7 +95,7 @@ func resultOf(err error) string {
 	}
 	e, trouble := errors.AsType[*wire.PeerError](err)
 	if !trouble {
-		return resultCanceled // by the caller's context, or by Close
+		return resultCanceled // by the caller's context, Close, or what he writes to
 	}
 	switch e.Code {
 	case codes.ResourceExhausted:

@@ -4,18 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"hash/crc32"
 	"io"
-	"net"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/peers"
@@ -105,145 +99,6 @@ func (v *view) setDown(id string, down bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.down[id] = down
-}
-
-// node is a node at an address of a network.
-type node struct {
-	ringmodv1.UnimplementedCacheServiceServer
-
-	get    atomic.Pointer[getFunc]
-	health *health.Server
-	asked  atomic.Int64 // calls of Get
-	server *grpc.Server
-	conns  atomic.Int64 // that are open
-	dials  atomic.Int64
-
-	mu     sync.Mutex
-	thawed chan struct{} // closed while the node runs
-}
-
-// Get implements CacheServiceServer.
-func (n *node) Get(req *ringmodv1.GetRequest, stream getStream) error {
-	n.asked.Add(1)
-	return (*n.get.Load())(req, stream)
-}
-
-func (n *node) answer(get getFunc) { n.get.Store(&get) }
-
-// freeze stops the process, as SIGSTOP does: the kernel takes bytes for it, and it
-// reads none.
-func (n *node) freeze() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.thawed = make(chan struct{})
-}
-
-func (n *node) thaw() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	close(n.thawed)
-}
-
-func (n *node) running() <-chan struct{} {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.thawed
-}
-
-// serverConn is a connection of a node.
-type serverConn struct {
-	net.Conn
-
-	node   *node
-	closed chan struct{}
-	once   sync.Once
-}
-
-func (c *serverConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	select {
-	case <-c.node.running():
-	case <-c.closed:
-	}
-	return n, err
-}
-
-func (c *serverConn) Write(p []byte) (int, error) {
-	select {
-	case <-c.node.running():
-	case <-c.closed:
-	}
-	return c.Conn.Write(p)
-}
-
-func (c *serverConn) Close() error {
-	c.once.Do(func() {
-		close(c.closed)
-		c.node.conns.Add(-1)
-	})
-	return c.Conn.Close()
-}
-
-type listener struct {
-	*bufconn.Listener
-
-	node *node
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.node.conns.Add(1)
-	return &serverConn{Conn: c, node: l.node, closed: make(chan struct{})}, nil
-}
-
-// network is nodes by their addresses.
-type network struct {
-	mu        sync.Mutex
-	listeners map[string]listener
-}
-
-var errRefused = errors.New("connection refused")
-
-func (w *network) dial(ctx context.Context, addr string) (net.Conn, error) {
-	w.mu.Lock()
-	l, ok := w.listeners[addr]
-	w.mu.Unlock()
-	if !ok {
-		return nil, errRefused
-	}
-	l.node.dials.Add(1)
-	return l.DialContext(ctx)
-}
-
-// start runs a node at addr until the test ends.
-func (w *network) start(t *testing.T, addr string, get getFunc) *node {
-	t.Helper()
-	n := &node{health: health.NewServer(), thawed: make(chan struct{})}
-	close(n.thawed)
-	n.answer(get)
-	n.server = grpc.NewServer(wire.ServerOptions(new(wire.Pool))...)
-	ringmodv1.RegisterCacheServiceServer(n.server, n)
-	healthpb.RegisterHealthServer(n.server, n.health)
-	l := listener{bufconn.Listen(1 << 20), n}
-	w.mu.Lock()
-	if w.listeners == nil {
-		w.listeners = map[string]listener{}
-	}
-	w.listeners[addr] = l
-	w.mu.Unlock()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = n.server.Serve(l)
-	}()
-	t.Cleanup(func() {
-		n.server.Stop()
-		<-done
-	})
-	return n
 }
 
 // start runs a Set until the test ends.
