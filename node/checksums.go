@@ -46,7 +46,7 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 	if !mayFill(req.Mode) {
 		return nil, notCached(t)
 	}
-	data, err := askDatabase(ctx, db, t)
+	data, err := askDatabase(ctx, db, t, req.Mode)
 	if err != nil {
 		if t.Kind == target.SumdbLookup { // a tile that is absent now may be complete in a moment
 			n.remember(t, err)
@@ -60,11 +60,13 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 	return obj, nil
 }
 
-func askDatabase(ctx context.Context, db *sumdb.DB, t target.Target) ([]byte, error) {
-	switch t.Kind {
-	case target.SumdbLookup:
+func askDatabase(ctx context.Context, db *sumdb.DB, t target.Target, mode cache.Mode) ([]byte, error) {
+	switch {
+	case t.Kind == target.SumdbLookup && mode == cache.Coordinate:
+		return db.LookupDirect(ctx, t.Module())
+	case t.Kind == target.SumdbLookup:
 		return db.Lookup(ctx, t.Module())
-	case target.SumdbTile:
+	case t.Kind == target.SumdbTile:
 		return db.Tile(ctx, t)
 	default:
 		return db.Latest(ctx)

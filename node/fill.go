@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"runtime/debug"
@@ -14,13 +13,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
-	"github.com/ringmod/ringmod/node/store"
-	"github.com/ringmod/ringmod/node/upstream"
-	"github.com/ringmod/ringmod/node/verify"
 )
-
-// copyBuffer is the unit in which a zip goes to disk (perf.md 6.6).
-const copyBuffer = 256 << 10
 
 // fill runs a flight to its end. It never leaves the flight without an end: a
 // panic becomes an error of the flight and a line in the log.
@@ -30,10 +23,10 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	start := time.Now()
 	o, err := n.runFill(ctx, t, f)
 	n.remember(t, err)
-	err = n.endedBy(err)
+	err = n.endedBy(inTime(ctx, err))
 	// Whoever finish wakes must not join this flight again, nor may its "no" be
 	// noted after a list that they ask for has shown the opposite.
-	n.flights.remove(t.String())
+	n.flights.remove(f)
 	f.finish(o, err)
 	n.cfg.Metrics.filled(t.Kind, err, time.Since(start))
 	if err == nil {
@@ -45,7 +38,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 
 func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (o small, err error) {
 	defer n.survive(ctx, t, &err)
-	release, err := n.turn(ctx, t.Kind)
+	release, err := n.turn(ctx, t.Kind, f.direct)
 	if err != nil {
 		return small{}, err
 	}
@@ -56,7 +49,15 @@ func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (o small
 	if t.Kind == target.Zip {
 		return small{}, n.fillZip(ctx, t, f)
 	}
-	return n.fillSmall(ctx, t)
+	return n.fillSmall(ctx, t, f)
+}
+
+// inTime returns err, or that a fill took too long where that is why it failed.
+func inTime(ctx context.Context, err error) error {
+	if _, told := errors.AsType[*cache.Error](err); err == nil || told || ctx.Err() == nil {
+		return err
+	}
+	return &cache.Error{Reason: cache.Slow, Text: "the fetch took too long", Err: err}
 }
 
 // survive, deferred, turns a panic into the error of a fill or refresh and a line
@@ -68,17 +69,30 @@ func (n *Node) survive(ctx context.Context, t target.Target, err *error) {
 	}
 }
 
-// turn waits for one of the places for fills. Zips take at most three quarters
-// of them, so that what is small never waits for zips alone.
-func (n *Node) turn(ctx context.Context, kind target.Kind) (release func(), err error) {
+// places are for fills. Zips take at most three quarters of them, so that what is
+// small never waits for zips alone.
+type places struct{ all, zips *semaphore.Weighted }
+
+func newPlaces(n int) places {
+	return places{semaphore.NewWeighted(int64(n)), semaphore.NewWeighted(max(1, int64(n)*3/4))}
+}
+
+// turn waits for one of the places. Those who ask upstream have places of their
+// own: nodes whose places are all taken by fills that wait for each other would get
+// nowhere.
+func (n *Node) turn(ctx context.Context, kind target.Kind, direct bool) (release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, queueWait)
 	defer cancel()
-	places := []*semaphore.Weighted{n.fills}
+	from := n.forwards
+	if direct {
+		from = n.fills
+	}
+	wanted := []*semaphore.Weighted{from.all}
 	if kind == target.Zip {
-		places = []*semaphore.Weighted{n.zipFills, n.fills}
+		wanted = []*semaphore.Weighted{from.zips, from.all}
 	}
 	release = func() {}
-	for _, place := range places {
+	for _, place := range wanted {
 		if err := place.Acquire(ctx, 1); err != nil {
 			release()
 			return nil, &cache.Error{Reason: cache.Busy, Text: "too many fetches are running", RetryAfter: queueWait, Err: err}
@@ -106,129 +120,6 @@ func (n *Node) arrived(ctx context.Context, t target.Target) bool {
 	return true
 }
 
-// fillSmall fetches a .info or .mod whole, verifies it and hands it to the
-// writer behind: a caller need not wait for the disk.
-func (n *Node) fillSmall(ctx context.Context, t target.Target) (small, error) {
-	if t.Kind == target.Mod {
-		n.lookAhead(ctx, t)
-	}
-	data, _, err := n.fetch(ctx, t, upstream.Validators{})
-	if err != nil {
-		return small{}, err
-	}
-	h1 := ""
-	if t.Kind == target.Mod {
-		h1, err = verify.Mod(t, data)
-	} else {
-		err = verify.Info(t, data)
-	}
-	if err != nil {
-		return small{}, err
-	}
-	if err := n.check(ctx, t, h1); err != nil {
-		return small{}, err
-	}
-	return small{data, n.proofOf(t, h1)}, n.writes.Put(ctx, t.String(), data, h1)
-}
-
-// fetch reads a small target whole. The upstream bounds its size.
-func (n *Node) fetch(ctx context.Context, t target.Target, v upstream.Validators) ([]byte, *upstream.Response, error) {
-	resp, err := n.cfg.Upstream.Fetch(ctx, t, v)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
-	if resp.NotModified {
-		return nil, resp, nil
-	}
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return nil, nil, err
-	}
-	return data, resp, nil
-}
-
-// fillZip streams a zip to disk while followers read it, verifies it, and only
-// then releases its last bytes.
-func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
-	n.writes.Stir()
-	n.lookAhead(ctx, t)
-	resp, err := n.cfg.Upstream.Fetch(ctx, t, upstream.Validators{})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	pending, err := n.cfg.Store.Create(t.String())
-	if err != nil {
-		return diskError(err)
-	}
-	defer pending.Abort()
-	file, err := pending.Open()
-	if err != nil {
-		return diskError(err)
-	}
-	defer func() { _ = file.Close() }()
-	download := n.cfg.Verifier.Follow(ctx, file)
-	defer download.Close()
-	f.open(pending, resp.Size)
-	size, err := receive(pending, resp, func(written int64) {
-		f.advance(written)
-		download.Advance(written)
-	})
-	if err != nil {
-		return err
-	}
-	h1, err := download.Zip(t.Module(), size)
-	if err != nil {
-		return err
-	}
-	if err := n.check(ctx, t, h1); err != nil {
-		return err
-	}
-	f.verify(n.proofOf(t, h1))
-	if _, err := pending.Commit(h1); err != nil {
-		// The followers have verified bytes; only the next one pays for this.
-		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
-	}
-	return nil
-}
-
-// receive copies the body to pending at upstream's speed, tells advance how far
-// that is, and returns its size.
-func receive(pending store.Pending, resp *upstream.Response, advance func(written int64)) (int64, error) {
-	buf := make([]byte, bufferFor(resp.Size))
-	var written int64
-	for {
-		got, err := resp.Body.Read(buf)
-		if got > 0 {
-			if _, err := pending.Write(buf[:got]); err != nil {
-				return written, diskError(err)
-			}
-			written += int64(got)
-			advance(written)
-		}
-		switch {
-		case err == io.EOF && resp.Size >= 0 && written != resp.Size:
-			return written, &cache.Error{Reason: cache.Broken, Source: resp.Source, Text: fmt.Sprintf("sent %d bytes where it had announced %d", written, resp.Size)}
-		case err == io.EOF:
-			return written, nil
-		case err != nil:
-			return written, err
-		}
-	}
-}
-
-// bufferFor returns how large a buffer serves a body of size bytes, -1 if unknown:
-// most zips are smaller than copyBuffer, and the buffers of a burst are what the
-// garbage collector then has to do with. The one byte more lets a single Read meet
-// the end.
-func bufferFor(size int64) int64 {
-	if size < 0 {
-		return copyBuffer
-	}
-	return min(size+1, copyBuffer)
-}
-
 // lookAhead starts the checksum database's lookup beside the fetch, so that the
 // two cost the time of one. Its result is asked for again by check.
 func (n *Node) lookAhead(ctx context.Context, t target.Target) {
@@ -252,7 +143,7 @@ func (n *Node) check(ctx context.Context, t target.Target, h1 string) error {
 // those who ask why.
 func (n *Node) remember(t target.Target, err error) {
 	n.failures.put(t.String(), err)
-	if e, ok := errors.AsType[*cache.Error](err); ok && (e.Reason == cache.NotFound || e.Reason == cache.Gone) {
+	if e, ok := errors.AsType[*cache.Error](err); ok && isWord(err) {
 		n.absent.put(t.String(), e)
 	}
 }
@@ -270,11 +161,30 @@ func (n *Node) logFailure(ctx context.Context, t target.Target, err error) {
 	n.log.Log(ctx, level, "not filled", "key", t.String(), "reason", cache.ReasonOf(err).String(), "err", err)
 }
 
+// isDuplicate reports whether t was stored while we filled it, which two fills
+// on two ways can do. The first one stays: its digest may be known elsewhere.
+func (n *Node) isDuplicate(t target.Target) bool {
+	if n.cfg.Peers == nil {
+		return false
+	}
+	_, _, found := n.writes.Pending(t.String())
+	if _, err := n.cfg.Store.Stat(t.String()); !found && err != nil {
+		return false
+	}
+	n.cfg.Metrics.duplicated()
+	return true
+}
+
+// errDisk is behind what our own disk is to blame for.
+var errDisk = errors.New("writing here")
+
 func diskError(err error) error {
 	if errors.Is(err, fs.ErrClosed) {
 		return ending()
 	}
-	return &cache.Error{Reason: cache.Busy, Text: "the cache cannot write to its disk", RetryAfter: 30 * time.Second, Err: err}
+	return &cache.Error{
+		Reason: cache.Busy, Text: "the cache cannot write to its disk", RetryAfter: 30 * time.Second, Err: fmt.Errorf("%w: %w", errDisk, err),
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"sync"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -12,48 +13,70 @@ import (
 // is at a zip's end.
 const holdBack = 64 << 10
 
-// flights are the fills that run, one per object.
+// flights are the fills that run: per object at most one that asks upstream
+// itself and one that goes by way of other nodes.
 type flights struct {
 	mu      sync.Mutex
-	running map[string]*flight
+	running map[flightKey]*flight
 }
 
-// join returns the running fill of name, or nil.
-func (fs *flights) join(name string) *flight {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return fs.running[name]
+type flightKey struct {
+	name   string
+	direct bool
 }
 
-// start returns the running fill of name, or a new one that the caller must run
-// and end with remove.
-func (fs *flights) start(name string, limit int) (f *flight, started bool, err error) {
+// join returns a running fill of name, or nil. Who must not wait for other nodes
+// joins direct ones only: two nodes that take each other for the coordinator would
+// wait for each other for ever.
+func (fs *flights) join(name string, directOnly bool) *flight {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f := fs.running[name]; f != nil {
+	return fs.find(name, directOnly)
+}
+
+func (fs *flights) find(name string, directOnly bool) *flight {
+	f := fs.running[flightKey{name, true}]
+	if f == nil && !directOnly {
+		f = fs.running[flightKey{name, false}]
+	}
+	return f
+}
+
+// start returns a running fill of name as join does, or a new one by that route,
+// which the caller must run and end with remove.
+func (fs *flights) start(name string, directOnly bool, route []Coordinator, limit int) (f *flight, started bool, err error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f := fs.find(name, directOnly); f != nil {
 		return f, false, nil
 	}
 	if len(fs.running) >= limit {
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
-	f = &flight{changed: make(chan struct{}), size: -1}
-	fs.running[name] = f
+	f = &flight{flightKey: flightKey{name, len(route) == 0}, route: route, changed: make(chan struct{}), size: -1}
+	fs.running[f.flightKey] = f
 	return f, true, nil
 }
 
-func (fs *flights) remove(name string) {
+func (fs *flights) remove(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	delete(fs.running, name)
+	delete(fs.running, f.flightKey)
 }
 
 // flight is one fill and what its followers may see of it. It goes from waiting
-// to open (a zip whose upstream has answered) to verified to done; err ends it
-// from anywhere.
+// to open (a zip of which somebody sends bytes) to verified to done; err ends it
+// from anywhere. It may begin anew, with another pending, when who goes on
+// with it has other bytes.
 type flight struct {
+	flightKey
+
+	route []Coordinator // none: direct
+
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
 
+	source   cache.Source  // of the bytes, once there are any
 	size     int64         // of the object, -1 while unknown
 	written  int64         // bytes in pending; written <= size where size is known
 	pending  store.Pending // a zip being written; nil before it is open
@@ -66,6 +89,7 @@ type flight struct {
 
 // flightState is what a follower sees at one moment.
 type flightState struct {
+	source   cache.Source
 	size     int64
 	readable int64 // bytes of pending that may be read
 	pending  store.Pending
@@ -84,7 +108,7 @@ func (f *flight) state() flightState {
 	if !f.verified {
 		readable = max(0, f.written-holdBack)
 	}
-	return flightState{f.size, readable, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
+	return flightState{f.source, f.size, readable, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
 }
 
 // change applies a change and wakes the followers.
@@ -96,10 +120,24 @@ func (f *flight) change(apply func()) {
 	f.changed = make(chan struct{})
 }
 
-// open shows followers a zip that is being written; size is -1 if upstream did
-// not tell.
-func (f *flight) open(p store.Pending, size int64) {
-	f.change(func() { f.pending, f.size = p, size })
+// wait returns when the flight is over, or ctx is.
+func (f *flight) wait(ctx context.Context) {
+	for s := f.state(); !s.done; s = f.state() {
+		select {
+		case <-s.changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// from says where the bytes come from.
+func (f *flight) from(source cache.Source) { f.change(func() { f.source = source }) }
+
+// open shows followers a zip that is being written, of which the first written
+// bytes are there; size is -1 if nobody has told. Who reads another one has failed.
+func (f *flight) open(p store.Pending, written, size int64) {
+	f.change(func() { f.pending, f.written, f.size = p, written, size })
 }
 
 func (f *flight) advance(written int64) { f.change(func() { f.written = written }) }

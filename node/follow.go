@@ -16,12 +16,12 @@ import (
 // follow turns a fill into an answer: at once readable where req allows, else
 // when the object is complete.
 func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started bool) (*cache.Object, error) {
-	source := cache.Inflight
-	if started {
-		source = cache.Upstream
-	}
 	for {
 		s := f.state()
+		source := cache.Inflight
+		if started && s.source != 0 {
+			source = s.source
+		}
 		switch {
 		case s.err != nil:
 			return nil, s.err
@@ -65,41 +65,8 @@ func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.
 	}
 	return &cache.Object{
 		Size: s.size, Private: n.private(t), Source: source,
-		Body: &fillReader{flight: f, file: file, gone: ctx.Done()},
+		Body: &fillReader{flight: f, pending: s.pending, file: file, gone: ctx.Done()},
 	}
-}
-
-// small is an object that was read whole.
-type small struct {
-	data []byte
-	proof
-}
-
-// proof is what is known of an object's module hash: see cache.Object.
-type proof struct {
-	h1       string
-	verified bool
-}
-
-// proofOf returns what is known of obj, of a fill when its end was met.
-func proofOf(obj *cache.Object) proof {
-	if body, ok := obj.Body.(interface{ Proof() (string, bool) }); ok {
-		h1, verified := body.Proof()
-		return proof{h1, verified}
-	}
-	return proof{obj.H1, obj.Verified}
-}
-
-// proofOf is for what this node holds with that hash: where a checksum database
-// covers the module, nothing gets in without its consent.
-func (n *Node) proofOf(t target.Target, h1 string) proof {
-	return proof{h1, h1 != "" && n.database(t) != nil}
-}
-
-func (n *Node) smallObject(t target.Target, o small, source cache.Source) *cache.Object {
-	obj := n.bytesObject(t, o.data, source)
-	obj.H1, obj.Verified = o.h1, o.verified
-	return obj
 }
 
 // bytesObject is the answer for what is in memory.
@@ -118,10 +85,11 @@ func (bytesBody) Close() error { return nil }
 // fillReader reads a zip while it is being written, never beyond what the
 // flight has released.
 type fillReader struct {
-	flight *flight
-	file   store.File
-	gone   <-chan struct{} // closed when the caller has left
-	offset int64
+	flight  *flight
+	pending store.Pending // that file is of
+	file    store.File
+	gone    <-chan struct{} // closed when the caller has left
+	offset  int64
 }
 
 // wait returns how many bytes can be read now, 0 at the end.
@@ -129,6 +97,8 @@ func (r *fillReader) wait() (int64, error) {
 	for {
 		s := r.flight.state()
 		switch {
+		case s.pending != r.pending:
+			return 0, &cache.Error{Reason: cache.Broken, Text: "the source broke off, and what goes on has other bytes"}
 		case s.readable > r.offset:
 			return s.readable - r.offset, nil
 		case s.verified:

@@ -18,7 +18,7 @@ import (
 // Holding tells what this node has and knows of t. It asks the index and reads no object,
 // so that a copy that nobody has read for long may turn out to be bad.
 func (n *Node) Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding, error) {
-	h := &ringmodv1.Holding{Target: t.String(), Filling: n.flights.join(t.String()) != nil}
+	h := &ringmodv1.Holding{Target: t.String(), Filling: n.flights.join(t.String(), false) != nil}
 	n.recall(h)
 	var err error
 	if t.Kind.Immutable() {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
@@ -16,13 +17,18 @@ type Metrics struct {
 	fills    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	upstream *prometheus.CounterVec
+
+	supplies   *prometheus.CounterVec
+	forwards   *prometheus.CounterVec
+	takeovers  prometheus.Counter
+	duplicates prometheus.Counter
 }
 
 // NewMetrics registers the node's metrics.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ringmod_node_answers_total", Help: "Objects answered by kind and source (disk, inflight, upstream).",
+			Name: "ringmod_node_answers_total", Help: "Objects answered by kind and source (disk, inflight, peer, region, upstream).",
 		}, []string{"kind", "source"}),
 		fills: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringmod_fills_total", Help: "Fills and refreshes by kind and result (ok or the reason of the failure).",
@@ -34,8 +40,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		upstream: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringmod_upstream_requests_total", Help: "Requests sent to upstreams by host and status (0: no answer).",
 		}, []string{"host", "status"}),
+		supplies: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ringmod_fill_supplies_total", Help: "Objects that were filled by kind and origin (peer: a copy in the region, home: a coordinator, upstream).",
+		}, []string{"kind", "origin"}),
+		forwards: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ringmod_fill_forwards_total", Help: "Requests to coordinators by result (ok, trouble with the node, or the reason it gave).",
+		}, []string{"result"}),
+		takeovers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ringmod_fill_takeovers_total", Help: "Fills and refreshes that went on without a coordinator that failed.",
+		}),
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ringmod_fill_duplicates_total", Help: "Fills that found their object stored when they were done.",
+		}),
 	}
-	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream)
+	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream, m.supplies, m.forwards, m.takeovers, m.duplicates)
 	return m
 }
 
@@ -63,4 +81,35 @@ func (m *Metrics) filled(kind target.Kind, err error, took time.Duration) {
 	}
 	m.fills.WithLabelValues(kind.String(), result).Inc()
 	m.duration.WithLabelValues(kind.String()).Observe(took.Seconds())
+}
+
+func (m *Metrics) supplied(kind target.Kind, origin string) {
+	if m != nil {
+		m.supplies.WithLabelValues(kind.String(), origin).Inc()
+	}
+}
+
+func (m *Metrics) forwarded(err error) {
+	if m == nil {
+		return
+	}
+	result := "ok"
+	if e, said := errors.AsType[*cache.Error](err); said {
+		result = e.Reason.String()
+	} else if err != nil {
+		result = "trouble"
+	}
+	m.forwards.WithLabelValues(result).Inc()
+}
+
+func (m *Metrics) takenOver() {
+	if m != nil {
+		m.takeovers.Inc()
+	}
+}
+
+func (m *Metrics) duplicated() {
+	if m != nil {
+		m.duplicates.Inc()
+	}
 }

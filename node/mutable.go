@@ -11,26 +11,15 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
-	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/node/verify"
 )
 
 // Ages of mutable answers (DESIGN section 8).
 const (
-	freshFor        = time.Minute
-	staleWhile      = 10 * time.Minute // served at once while one refresh runs
-	staleOnError    = 7 * 24 * time.Hour
-	refreshTimeout  = time.Minute
-	troubledBackoff = 5 * time.Second // between refreshes while upstream fails and there is something stale
+	freshFor     = time.Minute
+	staleWhile   = 10 * time.Minute // served at once while one refresh runs
+	staleOnError = 7 * 24 * time.Hour
 )
-
-// refresh is one conversation with upstream about a mutable target, shared by
-// all who wait for it.
-type refresh struct {
-	done chan struct{}
-	doc  store.Document
-	err  error
-}
 
 // mutable answers list, latest and queries.
 func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, error) {
@@ -44,7 +33,9 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	switch {
 	case have && age >= 0 && age < freshFor:
 		return n.document(t, doc, cache.Disk, false), nil
-	case !mayFill(req.Mode) || n.cfg.Upstream.Offline():
+	case req.Mode == cache.Peek && !(have && n.isGood(doc)):
+		return nil, notCached(t) // what is made from the versions here is no document
+	case !mayFill(req.Mode) || n.sealed():
 		return n.withoutUpstream(ctx, t, doc, have, nil)
 	case have && age < staleOnError && n.isTroubled(t):
 		return n.withoutUpstream(ctx, t, doc, have, nil)
@@ -52,8 +43,9 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	if err := n.absent.get(t.String()); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
-	r, started, err := n.startRefresh(ctx, t, doc)
-	if have && age >= 0 && age < freshFor+staleWhile {
+	r, started, err := n.startRefresh(ctx, t, doc, req.Mode == cache.Coordinate, n.route(req))
+	// A node that asks has something stale itself, or has nothing and waits.
+	if have && age >= 0 && age < freshFor+staleWhile && req.Mode != cache.Coordinate {
 		return n.document(t, doc, cache.Disk, true), nil
 	}
 	if err != nil {
@@ -64,14 +56,34 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if r.err != nil {
-		return n.withoutUpstream(ctx, t, doc, have, r.err)
-	}
+	return n.refreshed(ctx, t, doc, have, r, started)
+}
+
+// refreshed answers with what a refresh has brought.
+func (n *Node) refreshed(ctx context.Context, t target.Target, old store.Document, have bool, r *refresh, started bool) (*cache.Object, error) {
 	source := cache.Inflight
 	if started {
-		source = cache.Upstream
+		source = r.source
 	}
-	return n.document(t, r.doc, source, false), nil
+	switch {
+	case cache.ReasonOf(r.err) == cache.NotCached: // nobody could ask upstream
+		return n.withoutUpstream(ctx, t, old, have, nil)
+	case r.err != nil:
+		return n.withoutUpstream(ctx, t, old, have, r.err)
+	case !r.doc.Fetched.IsZero():
+		return n.document(t, r.doc, source, r.stale), nil
+	case have && n.isGood(old):
+		return n.document(t, old, cache.Disk, true), nil
+	default:
+		obj := n.bytesObject(t, r.doc.Body, source)
+		obj.Stale = true
+		return obj, nil
+	}
+}
+
+// isGood reports whether doc may be served when there is no newer one.
+func (n *Node) isGood(doc store.Document) bool {
+	return n.cfg.Upstream.Offline() || time.Since(doc.Fetched) < staleOnError
 }
 
 // withoutUpstream answers from what is known: the last good document for a
@@ -82,7 +94,7 @@ func (n *Node) withoutUpstream(ctx context.Context, t target.Target, doc store.D
 	if cause != nil && cache.ReasonOf(cause).Absent() && (t.Kind != target.List || len(n.heldVersions(ctx, t)) == 0) {
 		return nil, cause
 	}
-	if have && (n.cfg.Upstream.Offline() || time.Since(doc.Fetched) < staleOnError) {
+	if have && n.isGood(doc) {
 		return n.document(t, doc, cache.Disk, true), nil
 	}
 	if body := n.fromHeld(ctx, t); body != nil {
@@ -107,96 +119,6 @@ func (n *Node) document(t target.Target, doc store.Document, source cache.Source
 	obj.Stale = stale
 	n.cfg.Metrics.answered(t.Kind, source)
 	return obj
-}
-
-// startRefresh joins the running refresh of t or starts one.
-func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document) (r *refresh, started bool, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if r := n.refreshes[t.String()]; r != nil {
-		return r, false, nil
-	}
-	switch {
-	case n.ended:
-		return nil, false, ending()
-	case len(n.refreshes) >= maxQueued:
-		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
-	}
-	r = &refresh{done: make(chan struct{})}
-	n.refreshes[t.String()] = r
-	n.running.Go(func() {
-		defer n.endRefresh(t, r, !old.Fetched.IsZero())
-		ctx, done := n.lasting(ctx, refreshTimeout)
-		defer done()
-		start := time.Now()
-		r.doc, r.err = n.runRefresh(ctx, t, old)
-		n.remember(t, r.err)
-		r.err = n.endedBy(r.err)
-		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
-		if r.err != nil {
-			n.logFailure(ctx, t, r.err)
-		}
-	})
-	return r, true, nil
-}
-
-// endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
-// or names that a flood has made up would pile up.
-func (n *Node) endRefresh(t target.Target, r *refresh, have bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.refreshes, t.String())
-	if r.err != nil && have && !cache.ReasonOf(r.err).Absent() {
-		n.troubled[t.String()] = time.Now().Add(troubledBackoff)
-	} else {
-		delete(n.troubled, t.String())
-	}
-	close(r.done)
-}
-
-// isTroubled reports whether the last refresh of t failed a moment ago. It only
-// matters where there is something stale to answer with: trouble is not
-// remembered towards who has nothing.
-func (n *Node) isTroubled(t target.Target) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	until, ok := n.troubled[t.String()]
-	if ok && !time.Now().Before(until) {
-		delete(n.troubled, t.String())
-		return false
-	}
-	return ok
-}
-
-func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document) (doc store.Document, err error) {
-	defer n.survive(ctx, t, &err)
-	release, err := n.turn(ctx, t.Kind)
-	if err != nil {
-		return store.Document{}, err
-	}
-	defer release()
-	if now, err := n.cfg.Documents.Document(t.String()); err == nil && now.Fetched.After(old.Fetched) {
-		return now, nil // another refresh ended between our caller's look and this one
-	}
-	data, resp, err := n.fetch(ctx, t, upstream.Validators{ETag: old.ETag, LastModified: old.LastModified})
-	if err != nil {
-		return store.Document{}, err
-	}
-	doc = store.Document{
-		Body: data, Fetched: time.Now(), Source: resp.Source,
-		ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified,
-	}
-	if resp.NotModified {
-		doc.Body, doc.ETag, doc.LastModified = old.Body, old.ETag, old.LastModified
-	}
-	if err := checkDocument(t, doc.Body); err != nil {
-		return store.Document{}, err
-	}
-	n.confirm(t, doc.Body)
-	if err := n.cfg.Documents.PutDocument(t.String(), doc); err != nil {
-		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
-	}
-	return doc, nil
 }
 
 func checkDocument(t target.Target, body []byte) error {

@@ -31,7 +31,8 @@ type negative struct {
 
 func newNegatives() *negatives { return &negatives{entries: map[string]negative{}} }
 
-// get returns the remembered answer for name, or nil.
+// get returns the remembered answer for name, with the time for which it is
+// still believed, or nil.
 func (ns *negatives) get(name string) error {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
@@ -43,10 +44,12 @@ func (ns *negatives) get(name string) error {
 		delete(ns.entries, name)
 		return nil
 	}
-	return e.err
+	said := *e.err
+	said.RetryAfter = time.Until(e.expires)
+	return &said
 }
 
-// ttlOf returns how long an absence is believed.
+// ttlOf returns how long an absence is believed from upstream's word on.
 func ttlOf(err *cache.Error) time.Duration {
 	if err.Reason == cache.Gone {
 		return goneTTL
@@ -55,13 +58,17 @@ func ttlOf(err *cache.Error) time.Duration {
 }
 
 func (ns *negatives) put(name string, err *cache.Error) {
+	ttl := ttlOf(err)
+	if err.RetryAfter > 0 { // we were told by somebody who remembers it
+		ttl = min(ttl, err.RetryAfter)
+	}
 	now := time.Now()
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	if len(ns.entries) >= maxNegative {
 		ns.shrink(now)
 	}
-	ns.entries[name] = negative{err, now.Add(ttlOf(err))}
+	ns.entries[name] = negative{err, now.Add(ttl)}
 }
 
 // shrink drops what has expired and, if that is not enough, half of the rest.

@@ -12,13 +12,47 @@
 //   - Checksum database lookups and tiles are verified against the signed tree
 //     head and kept.
 //
-// What it promises:
+// # In a cluster
+//
+// With Config.Peers a miss is filled from, in this order:
+//
+//   - a copy on the disk of another node of the region;
+//   - the first of Peers.Coordinators that can answer, asked to coordinate: it
+//     answers from its own disk, its region or upstream, and never by way of another
+//     node. One that is unreachable, silent, stopping or too busy is followed
+//     by the next after 50 to 250 ms; what it says of upstream settles the matter,
+//     except that trouble with upstream, seen from another region, lets this node
+//     try its own way;
+//   - upstream, when this node is the coordinator, is asked to coordinate, or
+//     none of them has helped.
+//
+// So upstream is asked once per object and opinion on who coordinates it. A fill
+// that waits for another node and one that asks upstream may run side by side
+// here: a request to coordinate joins the second kind only, and each kind has its
+// own places, so that no two nodes ever wait for each other. The one that takes over
+// from failing coordinators joins or starts the other. What was passed on by a node
+// is not passed on again.
+//
+// A zip goes on where its source has died: what another source sends is compared
+// with the bytes that are here, and followers notice nothing. Where it differs,
+// they fail, and those that have no bytes yet get the new one.
+//
+// What a node has verified is not verified again: its hash is taken over with the
+// bytes, whose SHA-256 the transport has compared. What no checksum database has
+// confirmed there, and one covers here, is verified as if it came from upstream.
+//
+// A mutable answer from a node counts its age from there, and never replaces a
+// younger one. When nobody can ask upstream, the youngest document of the region
+// is served, marked stale.
+//
+// # Promises
 //
 //   - No byte of an object that did not verify is ever the last byte that a
 //     caller gets: a zip's last 64 KiB are held back until length, zip rules and
 //     checksum database agree; small objects are held back whole.
-//   - NotFound and Gone are upstream's word, remembered for 60 s and 10 min.
-//     No other failure is remembered as absence.
+//   - NotFound and Gone are upstream's word, remembered for 60 s and 10 min by
+//     who has heard it, and for as long by whom that one tells. No other failure
+//     is remembered as absence.
 //   - A fill belongs to the node, not to the caller that started it: callers
 //     come and go, the fill goes on at upstream's speed.
 //   - What is held never waits for a fill.
@@ -30,13 +64,13 @@ package node
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
 
 	"golang.org/x/mod/module"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -68,6 +102,7 @@ type Config struct {
 	Store     store.Store
 	Documents store.Documents
 	Upstream  Upstream
+	Peers     Peers // the other nodes of the cluster; nil = there are none
 	// Databases are the checksum databases by preference: the first verifies
 	// what is filled. None: nothing is verified but form and length.
 	Databases []*sumdb.DB
@@ -86,18 +121,20 @@ type Node struct {
 	writes *WriteBehind
 	absent *negatives
 
-	fills    *semaphore.Weighted
-	zipFills *semaphore.Weighted
+	fills    places // that ask upstream
+	forwards places // that go by way of other nodes
 	stop     context.CancelCauseFunc
 	stopping context.Context //nolint:containedctx // the life of all fills, ended by Run
 	running  sync.WaitGroup
 
 	flights  flights
 	failures failures
+	keeping  stripes // held to replace a document by a younger one
+	seed     maphash.Seed
 
 	mu        sync.Mutex
-	ended     bool                 // Run waits for what runs: nothing new begins
-	refreshes map[string]*refresh  // by target
+	ended     bool // Run waits for what runs: nothing new begins
+	refreshes map[flightKey]*refresh
 	troubled  map[string]time.Time // mutable targets whose refresh failed: not again before
 }
 
@@ -120,9 +157,9 @@ func New(cfg Config) *Node {
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Node{
 		cfg: cfg, log: cfg.Logger, writes: cfg.Writes, absent: newNegatives(),
-		fills: semaphore.NewWeighted(int64(cfg.Fills)), zipFills: semaphore.NewWeighted(max(1, int64(cfg.Fills)*3/4)),
-		stop: stop, stopping: ctx,
-		flights: flights{running: map[string]*flight{}}, refreshes: map[string]*refresh{}, troubled: map[string]time.Time{},
+		fills: newPlaces(cfg.Fills), forwards: newPlaces(cfg.Fills),
+		stop: stop, stopping: ctx, seed: maphash.MakeSeed(),
+		flights: flights{running: map[flightKey]*flight{}}, refreshes: map[flightKey]*refresh{}, troubled: map[string]time.Time{},
 	}
 }
 
@@ -181,7 +218,7 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 	}
 	// A copy that cannot be read is no absence, but upstream may have another.
 	unreadable := !errors.Is(err, fs.ErrNotExist)
-	if unreadable && (ctx.Err() != nil || !mayFill(req.Mode) || n.cfg.Upstream.Offline()) {
+	if unreadable && (ctx.Err() != nil || !mayFill(req.Mode) || n.sealed()) {
 		return nil, err
 	}
 	if req.Mode == cache.Peek {
@@ -221,7 +258,7 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 // flight joins the fill of req's target or starts one where that is allowed.
 func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, started bool, err error) {
 	t := req.Target
-	if f := n.flights.join(t.String()); f != nil {
+	if f := n.flights.join(t.String(), req.Mode == cache.Coordinate); f != nil {
 		return f, false, nil
 	}
 	if err := n.absent.get(t.String()); err != nil {
@@ -230,12 +267,17 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 	if !mayFill(req.Mode) {
 		return nil, false, notCached(t)
 	}
-	if n.cfg.Upstream.Offline() {
+	if n.sealed() {
 		return nil, false, offline(t)
 	}
-	f, started, err = n.flights.start(t.String(), maxQueued)
+	return n.launch(ctx, t, req.Mode == cache.Coordinate, n.route(req))
+}
+
+// launch joins the fill of t or starts one by that route.
+func (n *Node) launch(ctx context.Context, t target.Target, directOnly bool, route []Coordinator) (f *flight, started bool, err error) {
+	f, started, err = n.flights.start(t.String(), directOnly, route, maxQueued)
 	if started && !n.begin(func() { n.fill(ctx, t, f) }) {
-		n.flights.remove(t.String())
+		n.flights.remove(f)
 		f.finish(small{}, ending())
 	}
 	return f, started, err

@@ -32,8 +32,8 @@ type Request struct {
 	// verified, so that size and digest are known and Body can seek. HEAD,
 	// ranges and conditional requests need it.
 	Whole bool
-	// Hops is how many nodes have passed the request on. From wire.MaxHops on it
-	// is answered without asking another node to fill.
+	// Hops is how many nodes have passed the request on. A node passes on only
+	// what none has.
 	Hops int
 }
 

@@ -30,8 +30,21 @@ type record struct {
 // case the head or the tiles were lost or it came from elsewhere; when the
 // database cannot be reached for that, it is returned all the same.
 //
-// For a version that is not stored, the errors of Remote are returned as they are.
+// For a version that is not stored, Config.Members is asked first: what it
+// returns is proven as what the database returns, and that there is no such record
+// is believed. Any other failure leads to the database, whose errors are returned
+// as they are.
 func (d *DB) Lookup(ctx context.Context, m module.Version) ([]byte, error) {
+	return d.lookupBy(ctx, m, d.members)
+}
+
+// LookupDirect is Lookup for a member that asks us: it never waits for Members,
+// who may be waiting for us.
+func (d *DB) LookupDirect(ctx context.Context, m module.Version) ([]byte, error) {
+	return d.lookupBy(ctx, m, nil)
+}
+
+func (d *DB) lookupBy(ctx context.Context, m module.Version, members Remote) ([]byte, error) {
 	rest, err := d.lookupPath(m)
 	if err != nil {
 		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}
@@ -41,11 +54,23 @@ func (d *DB) Lookup(ctx context.Context, m module.Version) ([]byte, error) {
 			return data, nil
 		}
 	}
-	return d.admit(ctx, rest, func(ctx context.Context) ([]byte, error) {
+	key := rest
+	if members != nil {
+		key = "members " + rest
+	}
+	return d.admit(ctx, key, func(ctx context.Context) ([]byte, error) {
 		if data, rec, ok := d.storedRecord(ctx, m, rest); ok && d.vouch(ctx, rest, rec) {
 			return data, nil
 		}
-		return d.lookup(ctx, m, rest)
+		if members == nil {
+			return d.lookup(ctx, d.remote, m, rest)
+		}
+		data, err := d.lookup(ctx, members, m, rest)
+		if reason := cache.ReasonOf(err); err == nil || reason == cache.NotFound || reason == cache.Gone {
+			return data, err
+		}
+		d.log.DebugContext(ctx, "no member could answer a lookup", "key", d.file(rest), "err", err)
+		return d.LookupDirect(ctx, m)
 	})
 }
 
@@ -77,8 +102,8 @@ func (d *DB) lookupPath(m module.Version) (string, error) {
 }
 
 // lookup fetches, proves and stores a record.
-func (d *DB) lookup(ctx context.Context, m module.Version, rest string) ([]byte, error) {
-	data, err := d.fetch(ctx, rest)
+func (d *DB) lookup(ctx context.Context, from Remote, m module.Version, rest string) ([]byte, error) {
+	data, err := d.fetchFrom(ctx, from, rest)
 	if err != nil {
 		return nil, err
 	}

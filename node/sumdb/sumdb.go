@@ -84,6 +84,7 @@ type Heads interface {
 type Config struct {
 	Spec    Spec         // which database; needed
 	Remote  Remote       // needed
+	Members Remote       // asked for lookups first, see DB.Lookup; nil for nobody
 	Storage Storage      // needed
 	Heads   Heads        // needed
 	Logger  *slog.Logger // nil discards
@@ -98,6 +99,7 @@ type DB struct {
 	name      string
 	verifiers note.Verifiers
 	remote    Remote
+	members   Remote // may be nil
 	storage   Storage
 	heads     Heads
 	log       *slog.Logger
@@ -138,6 +140,7 @@ func New(cfg Config) (*DB, error) {
 		name:      cfg.Spec.Name,
 		verifiers: note.VerifierList(verifier),
 		remote:    cfg.Remote,
+		members:   cfg.Members,
 		storage:   cfg.Storage,
 		heads:     cfg.Heads,
 		log:       cfg.Logger.With("sumdb", cfg.Spec.Name),
@@ -201,11 +204,15 @@ func (d *DB) survive(ctx context.Context, key string, work func(context.Context)
 
 // fetch asks the database for what stands behind its name in a target.
 func (d *DB) fetch(ctx context.Context, rest string) ([]byte, error) {
+	return d.fetchFrom(ctx, d.remote, rest)
+}
+
+func (d *DB) fetchFrom(ctx context.Context, r Remote, rest string) ([]byte, error) {
 	t, err := target.ForSumdb(d.name, rest)
 	if err != nil {
 		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}
 	}
-	return d.remote.Fetch(ctx, t)
+	return r.Fetch(ctx, t)
 }
 
 // file returns the name in storage of what stands behind the database's name.

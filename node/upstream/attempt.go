@@ -246,7 +246,7 @@ func checkAnswer(r request, resp *http.Response, header http.Header) *failure {
 	if r.kind != target.Zip && strings.EqualFold(strings.TrimSpace(mediaType), "text/html") {
 		return &failure{err: broken(name, nil, "answered with an HTML page")}
 	}
-	if resp.StatusCode == http.StatusOK && resp.ContentLength > limitOf(r.kind) {
+	if resp.StatusCode == http.StatusOK && resp.ContentLength > Limit(r.kind) {
 		return &failure{err: tooLarge(name, r.kind)}
 	}
 	return nil

@@ -25,9 +25,9 @@ const (
 	resumeProgress = 1 << 20
 )
 
-// limitOf returns how large a file of a kind may be: for zip and mod as the go
+// Limit returns how large a file of a kind may be, in bytes: for zip and mod as the go
 // command and x/mod/zip have it (protocol.md A16, B5), for the rest our own.
-func limitOf(kind target.Kind) int64 {
+func Limit(kind target.Kind) int64 {
 	switch kind {
 	case target.Zip:
 		return 500 << 20
@@ -39,7 +39,7 @@ func limitOf(kind target.Kind) int64 {
 }
 
 func tooLarge(source string, kind target.Kind) *cache.Error {
-	return broken(source, nil, "larger than %d MiB, the most that a %v may have", limitOf(kind)>>20, kind)
+	return broken(source, nil, "larger than %d MiB, the most that a %v may have", Limit(kind)>>20, kind)
 }
 
 // body yields one file, over as many requests as it takes.
@@ -128,7 +128,7 @@ func (b *body) take(p []byte) {
 	b.sum.Write(p)
 	b.deadline = time.Time{}
 	switch {
-	case b.off > limitOf(b.kind):
+	case b.off > Limit(b.kind):
 		b.fail(tooLarge(b.src.host.name, b.kind))
 	case b.size >= 0 && b.off > b.size:
 		b.fail(broken(b.src.host.name, nil, "sent more than the %d bytes that it announced", b.size))

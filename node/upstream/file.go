@@ -25,7 +25,7 @@ func openFile(e entry, t target.Target, v Validators) (*Response, *cache.Error) 
 	if !info.Mode().IsRegular() {
 		return nil, broken(name, nil, "%s is not a regular file", t)
 	}
-	if info.Size() > limitOf(t.Kind) {
+	if info.Size() > Limit(t.Kind) {
 		return nil, tooLarge(name, t.Kind)
 	}
 	modified := Validators{LastModified: info.ModTime().UTC().Format(http.TimeFormat)}

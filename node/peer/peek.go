@@ -1,0 +1,102 @@
+package peer
+
+import (
+	"context"
+	"io"
+	"slices"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/ring"
+)
+
+// Peek implements node.Peers.
+func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error) {
+	ids := p.ranks(t)
+	answers := make(chan answer, len(ids))
+	cancels := make([]context.CancelFunc, len(ids))
+	for i, id := range ids {
+		ctx, cancel := context.WithCancel(ctx)
+		cancels[i] = cancel
+		go func() {
+			req := cache.Request{Target: t, Mode: cache.Peek, Hops: 1}
+			obj, err := p.cfg.Nodes.Get(ctx, id, req, wire.Options{First: peekLimit})
+			answers <- answer{i, obj, err}
+		}()
+	}
+	var best *answer
+	for range ids {
+		a := <-answers
+		worse := &a
+		if a.err == nil && (best == nil || a.obj.Age < best.obj.Age) {
+			best, worse = &a, best
+		}
+		worse.drop(cancels)
+		if best != nil && t.Kind.Immutable() {
+			giveUp(cancels, best.asked)
+		}
+	}
+	if best == nil {
+		return nil, &cache.Error{Reason: cache.NotCached, Text: "no other node of the region has " + t.Describe()}
+	}
+	best.obj.Body = body{best.obj.Body, cancels[best.asked]}
+	return best.obj, nil
+}
+
+// ranks returns the ids of the other usable nodes of the region that may have t.
+func (p *Peers) ranks(t target.Target) []string {
+	view := p.cfg.View()
+	if view == nil {
+		return nil
+	}
+	partition := ring.OfTarget(t)
+	var ids []string
+	for _, table := range []*ring.Table{view.Next(), view.Current()} {
+		for _, i := range table.Ranks(p.cfg.Region, partition) {
+			id := table.Member(i).ID
+			if id != p.cfg.Self && !slices.Contains(ids, id) && p.cfg.Nodes.Usable(id) {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids
+}
+
+// answer is that of the node that was asked at this place.
+type answer struct {
+	asked int
+	obj   *cache.Object
+	err   error
+}
+
+// drop ends what is not wanted, if there is something.
+func (a *answer) drop(cancels []context.CancelFunc) {
+	if a == nil {
+		return
+	}
+	if a.err == nil {
+		_ = a.obj.Body.Close()
+	}
+	cancels[a.asked]()
+}
+
+func giveUp(cancels []context.CancelFunc, but int) {
+	for i, cancel := range cancels {
+		if i != but {
+			cancel()
+		}
+	}
+}
+
+// body ends the call with the body.
+type body struct {
+	io.ReadCloser
+
+	cancel context.CancelFunc
+}
+
+func (b body) Close() error {
+	defer b.cancel()
+	return b.ReadCloser.Close()
+}

@@ -1,0 +1,95 @@
+// Package peer chooses, for the fills of one node, whom of the other nodes to
+// ask: by the tables of package ring, and without those that are known to be
+// away. It implements node.Peers and the ways to a checksum database that lead
+// through other members.
+//
+// # Whom
+//
+// The copies of a region are looked for at all of its ranks of the partition, spare
+// ones included, in the table of now and in the one that is coming, all at once.
+//
+// The coordinators of an object are, for each region that may be its home, home
+// first, the two lowest ranks that are ACTIVE and usable, four nodes in all. Which
+// of them is the one, two nodes may see differently for a while: a fill more is
+// the worst that comes of it.
+//
+// It never waits for a fill when it looks for copies, and never asks a node
+// twice for one call.
+package peer
+
+import (
+	"context"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/ring"
+)
+
+const (
+	peekLimit       = 500 * time.Millisecond // for the first message of a node that is peeked at
+	perRegion       = 2                      // coordinators of a region that are tried
+	maxCoordinators = 4
+)
+
+// Nodes is the way to the other nodes; *peers.Set is one.
+type Nodes interface {
+	// Get asks the node with this id, as wire.Get does.
+	Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error)
+	// Usable tells whether it makes sense to ask it.
+	Usable(id string) bool
+}
+
+// Config says who asks whom.
+type Config struct {
+	Self   string            // id of this node
+	Region string            // of this node
+	View   func() *ring.View // the placement as it is known now; may return nil
+	Nodes  Nodes
+}
+
+// Peers are the other nodes. It holds nothing but its Config.
+type Peers struct{ cfg Config }
+
+var _ node.Peers = (*Peers)(nil)
+
+// New returns the peers of a node.
+func New(cfg Config) *Peers { return &Peers{cfg} }
+
+// Coordinators implements node.Peers.
+func (p *Peers) Coordinators(t target.Target) []node.Coordinator {
+	view := p.cfg.View()
+	if view == nil {
+		return nil
+	}
+	partition := ring.OfTarget(t)
+	var all []node.Coordinator
+	for _, region := range view.Next().Homes(partition) {
+		all = append(all, p.coordinators(view.Next(), region, partition)...)
+	}
+	return all[:min(len(all), maxCoordinators)]
+}
+
+// coordinators returns those of one region.
+func (p *Peers) coordinators(table *ring.Table, region string, partition ring.Partition) []node.Coordinator {
+	var all []node.Coordinator
+	for _, i := range table.Ranks(region, partition) {
+		m := table.Member(i)
+		self := m.ID == p.cfg.Self
+		if m.State != ring.Active || (!self && !p.cfg.Nodes.Usable(m.ID)) {
+			continue
+		}
+		all = append(all, node.Coordinator{ID: m.ID, Self: self, Far: region != p.cfg.Region})
+		if len(all) == perRegion {
+			break
+		}
+	}
+	return all
+}
+
+// Coordinate implements node.Peers.
+func (p *Peers) Coordinate(ctx context.Context, id string, req cache.Request) (*cache.Object, error) {
+	return p.cfg.Nodes.Get(ctx, id, req, wire.Options{})
+}

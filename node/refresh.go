@@ -1,0 +1,237 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/upstream"
+)
+
+const (
+	refreshTimeout  = time.Minute
+	troubledBackoff = 5 * time.Second // between refreshes while upstream fails and there is something stale
+)
+
+// refresh is one conversation about a mutable target, with upstream or with the
+// coordinators on its route, shared by all who wait for it.
+type refresh struct {
+	flightKey
+
+	route []Coordinator
+	done  chan struct{}
+
+	// What it has brought, to be read when done is closed.
+	doc    store.Document // without Fetched where a node has made it from what it holds
+	stale  bool           // nobody could get a newer one
+	source cache.Source
+	err    error
+}
+
+// startRefresh joins the running refresh of t or starts one by that route. As
+// with flights, who must not wait for other nodes joins those that ask upstream.
+func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document, directOnly bool, route []Coordinator) (r *refresh, started bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, direct := range []bool{true, false} {
+		if r := n.refreshes[flightKey{t.String(), direct}]; r != nil && (direct || !directOnly) {
+			return r, false, nil
+		}
+	}
+	switch {
+	case n.ended:
+		return nil, false, ending()
+	case len(n.refreshes) >= maxQueued:
+		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
+	}
+	r = &refresh{flightKey: flightKey{t.String(), len(route) == 0}, route: route, done: make(chan struct{}), source: cache.Upstream}
+	n.refreshes[r.flightKey] = r
+	n.running.Go(func() {
+		defer n.endRefresh(r, !old.Fetched.IsZero())
+		ctx, done := n.lasting(ctx, refreshTimeout)
+		defer done()
+		start := time.Now()
+		err := n.runRefresh(ctx, t, old, r)
+		n.remember(t, err)
+		r.err = n.endedBy(inTime(ctx, err))
+		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
+		if r.err != nil {
+			n.logFailure(ctx, t, r.err)
+		}
+	})
+	return r, true, nil
+}
+
+// endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
+// or names that a flood has made up would pile up.
+func (n *Node) endRefresh(r *refresh, have bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.refreshes, r.flightKey)
+	if r.stale || (r.err != nil && have && !isWord(r.err)) {
+		n.troubled[r.name] = time.Now().Add(troubledBackoff)
+	} else {
+		delete(n.troubled, r.name)
+	}
+	close(r.done)
+}
+
+// isTroubled reports whether the last refresh of t failed a moment ago. It only
+// matters where there is something stale to answer with: trouble is not
+// remembered towards who has nothing.
+func (n *Node) isTroubled(t target.Target) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	until, ok := n.troubled[t.String()]
+	if ok && !time.Now().Before(until) {
+		delete(n.troubled, t.String())
+		return false
+	}
+	return ok
+}
+
+func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document, r *refresh) (err error) {
+	defer n.survive(ctx, t, &err)
+	release, err := n.turn(ctx, t.Kind, r.direct)
+	if err != nil {
+		return err
+	}
+	defer release()
+	now, err := n.cfg.Documents.Document(t.String())
+	if err == nil && now.Fetched.After(old.Fetched) && time.Since(now.Fetched) < freshFor {
+		r.doc = now // another refresh ended between our caller's look and this one
+		return nil
+	}
+	if r.direct {
+		err = n.refreshUpstream(ctx, t, old, r)
+	} else {
+		err = n.refreshHome(ctx, t, old, r)
+	}
+	if err != nil && !isWord(err) && n.refreshRegion(ctx, t, old, r) {
+		return nil
+	}
+	return err
+}
+
+// refreshUpstream asks upstream.
+func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.Document, r *refresh) error {
+	if n.cfg.Upstream.Offline() {
+		return offline(t)
+	}
+	resp, err := n.cfg.Upstream.Fetch(ctx, t, upstream.Validators{ETag: old.ETag, LastModified: old.LastModified})
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	doc := store.Document{Source: resp.Source, ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified}
+	if resp.NotModified {
+		doc.Body, doc.ETag, doc.LastModified = old.Body, old.ETag, old.LastModified
+	} else if doc.Body, err = io.ReadAll(resp.Body); err != nil { // the upstream bounds it
+		return err
+	}
+	if err := checkDocument(t, doc.Body); err != nil {
+		return err
+	}
+	doc.Fetched = time.Now()
+	n.cfg.Metrics.supplied(t.Kind, fromUpstream)
+	r.doc = n.keep(ctx, t, doc)
+	return nil
+}
+
+// refreshHome asks the coordinators of the route and, when they are of no help,
+// upstream, by a refresh that whoever takes this node for the coordinator can
+// join.
+func (n *Node) refreshHome(ctx context.Context, t target.Target, old store.Document, r *refresh) error {
+	err := n.inTurn(ctx, t, r.route, func(c Coordinator) error {
+		obj, err := n.coordinate(ctx, t, c)
+		if err != nil {
+			return err
+		}
+		return n.refreshBy(ctx, t, &supply{origin: fromHome, object: obj}, r)
+	})
+	if !errors.Is(err, errNoCoordinator) {
+		return err
+	}
+	own, _, err := n.startRefresh(ctx, t, old, true, nil)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-own.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	r.doc, r.stale = own.doc, own.stale
+	return own.err
+}
+
+// refreshRegion takes the youngest document of the region, if that is younger
+// than ours.
+func (n *Node) refreshRegion(ctx context.Context, t target.Target, old store.Document, r *refresh) bool {
+	if n.cfg.Peers == nil {
+		return false
+	}
+	obj, err := n.cfg.Peers.Peek(ctx, t)
+	if err != nil {
+		return false
+	}
+	obj.Source = cache.Peer
+	if err := n.refreshBy(ctx, t, &supply{origin: fromPeer, object: obj}, r); err != nil {
+		return false
+	}
+	r.stale = true
+	return r.doc.Fetched.After(old.Fetched) && n.isGood(r.doc)
+}
+
+// refreshBy takes the document that a node gives. Its age counts from now.
+func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *refresh) error {
+	obj := s.object
+	return n.useObject(t, s, func(s *supply) error {
+		data, err := readSmall(s.body, t)
+		if err != nil {
+			return err
+		}
+		if err := checkDocument(t, data); err != nil {
+			return err
+		}
+		r.source, r.stale = obj.Source, obj.Stale
+		if obj.Stale && obj.Age == 0 {
+			r.doc = store.Document{Body: data}
+			return nil
+		}
+		r.doc = n.keep(ctx, t, store.Document{Body: data, Fetched: time.Now().Add(-obj.Age)})
+		return nil
+	})
+}
+
+// keep stores doc unless there is a younger one, and returns the younger one.
+func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) store.Document {
+	if n.cfg.Peers != nil { // else nobody else stores it
+		turn := &n.keeping[maphash.String(n.seed, t.String())%uint64(len(n.keeping))]
+		turn.Lock()
+		defer turn.Unlock()
+		if now, err := n.cfg.Documents.Document(t.String()); err == nil && now.Fetched.After(doc.Fetched) {
+			return now
+		}
+	}
+	n.confirm(t, doc.Body)
+	if err := n.cfg.Documents.PutDocument(t.String(), doc); err != nil {
+		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
+	}
+	return doc
+}
+
+// isWord reports whether err is upstream's word that there is no such thing.
+func isWord(err error) bool {
+	reason := cache.ReasonOf(err)
+	return reason == cache.NotFound || reason == cache.Gone
+}
+
+// stripes are locks that names share.
+type stripes [64]sync.Mutex

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/verify"
+)
+
+// copyBuffer is the unit in which a zip goes to disk (perf.md 6.6).
+const copyBuffer = 256 << 10
+
+// zipFill is a zip on its way to the disk while followers read it. When who gives
+// it breaks off, another one goes on: what is here already is compared, so
+// that followers notice nothing, and bytes of two different zips never mix.
+type zipFill struct {
+	node   *Node
+	target target.Target
+	flight *flight
+
+	pending  store.Pending    // nil before there is a supply
+	file     store.File       // reads what pending has
+	written  int64            // bytes of pending
+	size     int64            // as told to followers, -1 while unknown
+	download *verify.Download // hashes what arrives; nil while somebody else vouches for it
+}
+
+// fillZip streams a zip to disk, verifies it, and only then releases its last
+// bytes.
+func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
+	n.writes.Stir()
+	z := &zipFill{node: n, target: t, flight: f, size: -1}
+	defer z.drop()
+	return n.supplied(ctx, t, f, func(s *supply) error { return z.take(ctx, s) })
+}
+
+// drop ends what is pending; nothing happens to what is stored.
+func (z *zipFill) drop() {
+	z.unfollow()
+	if z.pending != nil {
+		_ = z.file.Close()
+		z.pending.Abort()
+	}
+}
+
+// take makes the zip from what s gives.
+func (z *zipFill) take(ctx context.Context, s *supply) error {
+	if err := z.expect(s.size); err != nil {
+		return err
+	}
+	z.flight.from(s.source)
+	if s.object == nil {
+		z.follow(ctx)
+	}
+	if err := z.receive(ctx, s); err != nil {
+		return err
+	}
+	p, err := z.prove(ctx, s)
+	if err != nil {
+		return err
+	}
+	z.flight.verify(p)
+	z.commit(ctx, s, p.h1)
+	return nil
+}
+
+// expect makes ready for a zip of size bytes, -1 if unknown.
+func (z *zipFill) expect(size int64) error {
+	switch {
+	case z.pending == nil, z.size >= 0 && size >= 0 && z.size != size:
+		return z.begin(0, size)
+	case z.size < 0 && size >= 0:
+		z.size = size
+		z.flight.open(z.pending, z.written, size)
+	}
+	return nil
+}
+
+// begin starts a file with the first keep bytes of the one before. Who reads that
+// one learns that it does not go on.
+func (z *zipFill) begin(keep, size int64) error {
+	pending, err := z.node.cfg.Store.Create(z.target.String())
+	if err != nil {
+		return diskError(err)
+	}
+	file, err := pending.Open()
+	if err == nil && keep > 0 {
+		_, err = io.Copy(pending, io.NewSectionReader(z.file, 0, keep))
+	}
+	if err != nil {
+		pending.Abort()
+		return diskError(err)
+	}
+	z.drop()
+	z.pending, z.file, z.written, z.size = pending, file, keep, size
+	z.flight.open(pending, keep, size)
+	return nil
+}
+
+// follow hashes what is there and what comes, as nobody vouches for it.
+func (z *zipFill) follow(ctx context.Context) {
+	if z.download == nil {
+		z.download = z.node.cfg.Verifier.Follow(ctx, z.file)
+		z.download.Advance(z.written)
+	}
+}
+
+func (z *zipFill) unfollow() {
+	if z.download != nil {
+		z.download.Close()
+		z.download = nil
+	}
+}
+
+// receive copies what s gives at its speed.
+func (z *zipFill) receive(ctx context.Context, s *supply) error {
+	buf := make([]byte, bufferFor(s.size))
+	for at := int64(0); ; {
+		got, err := s.body.Read(buf)
+		if err := z.put(ctx, s, at, buf[:got]); err != nil {
+			return err
+		}
+		at += int64(got)
+		switch {
+		case err == io.EOF && s.size >= 0 && at != s.size:
+			return &cache.Error{Reason: cache.Broken, Source: s.name, Text: fmt.Sprintf("sent %d bytes where it had announced %d", at, s.size)}
+		case err == io.EOF && (at < z.written || (z.size >= 0 && at != z.size)):
+			return z.begin(at, at)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// put takes the bytes of s at that place: those that are here are compared, the
+// others appended.
+func (z *zipFill) put(ctx context.Context, s *supply, at int64, b []byte) error {
+	if here := min(z.written-at, int64(len(b))); here > 0 {
+		if !z.has(at, b[:here]) {
+			if err := z.begin(at, s.size); err != nil {
+				return err
+			}
+			if s.object == nil {
+				z.follow(ctx)
+			}
+			here = 0
+		}
+		b = b[here:]
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	if _, err := z.pending.Write(b); err != nil {
+		return diskError(err)
+	}
+	z.written += int64(len(b))
+	z.flight.advance(z.written)
+	if z.download != nil {
+		z.download.Advance(z.written)
+	}
+	return nil
+}
+
+// has reports whether the file has these bytes at that place.
+func (z *zipFill) has(at int64, want []byte) bool {
+	got := make([]byte, len(want))
+	n, _ := z.file.ReadAt(got, at) // an error shows as too few bytes
+	return n == len(want) && bytes.Equal(got, want)
+}
+
+// bufferFor returns how large a buffer serves a body of size bytes, -1 if unknown:
+// most zips are smaller than copyBuffer, and the buffers of a burst are what the
+// garbage collector then has to do with. The one byte more lets a single Read meet
+// the end.
+func bufferFor(size int64) int64 {
+	if size < 0 {
+		return copyBuffer
+	}
+	return min(size+1, copyBuffer)
+}
+
+// prove returns what is known of the zip's hash: what the node that gave it
+// says, if it has verified it or nobody can, else what we find.
+func (z *zipFill) prove(ctx context.Context, s *supply) (proof, error) {
+	n := z.node
+	if s.object != nil {
+		p := proofOf(s.object)
+		if p.h1 != "" && (p.verified || s.own != nil || n.database(z.target) == nil) {
+			return p, nil
+		}
+	}
+	z.follow(ctx)
+	h1, err := z.download.Zip(z.target.Module(), z.written)
+	z.unfollow()
+	if err == nil {
+		err = n.check(ctx, z.target, h1)
+	}
+	if err != nil {
+		return proof{}, err
+	}
+	return n.proofOf(z.target, h1), nil
+}
+
+// commit stores the zip. A failure costs only the next one who asks: the
+// followers have verified bytes.
+func (z *zipFill) commit(ctx context.Context, s *supply, h1 string) {
+	if s.own != nil {
+		s.own.wait(ctx)
+		return
+	}
+	if z.node.isDuplicate(z.target) {
+		return
+	}
+	if _, err := z.pending.Commit(h1); err != nil {
+		z.node.log.ErrorContext(ctx, "storing", "key", z.target.String(), "err", err)
+	}
+}
