@@ -23,7 +23,7 @@ type Body struct {
 func (b *Body) Read(p []byte) (int, error) {
 	n, err := b.Body.Read(p)
 	if err != nil {
-		b.call.end(err)
+		b.call.end(resultOf(err), err)
 	}
 	return n, err
 }
@@ -31,13 +31,13 @@ func (b *Body) Read(p []byte) (int, error) {
 // WriteTo implements io.WriterTo.
 func (b *Body) WriteTo(w io.Writer) (int64, error) {
 	n, err := b.Body.WriteTo(w)
-	b.call.end(err) // what is w's own error counts like a caller who has left
+	b.call.end(resultOf(err), err) // what is w's own error counts like a caller who has left
 	return n, err
 }
 
 // Close ends the stream if it has not ended.
 func (b *Body) Close() error {
-	b.call.end(nil)
+	b.call.end(resultOK, nil)
 	return b.Body.Close()
 }
 
@@ -53,14 +53,13 @@ func (p *peer) begin() *call {
 	return &call{peer: p, epoch: p.breaker.now()}
 }
 
-// end counts the outcome of a call, once: nil and io.EOF are good.
-func (c *call) end(err error) {
+// end counts the outcome of a call, once.
+func (c *call) end(result string, err error) {
 	if c.ended.Swap(true) {
 		return
 	}
 	p := c.peer
 	p.inFlight.Add(-1)
-	result := resultOf(err)
 	p.set.metrics.count(result)
 	switch result {
 	case resultFailed, resultFlaw:
@@ -85,7 +84,7 @@ const (
 	resultCanceled = "canceled"
 )
 
-// resultOf names the outcome of a call.
+// resultOf names the outcome of a call; nil and io.EOF are good.
 func resultOf(err error) string {
 	if err == nil || errors.Is(err, io.EOF) {
 		return resultOK

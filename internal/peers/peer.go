@@ -126,22 +126,35 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 	c := p.begin()
 	start := time.Now()
 	obj, err := wire.Get(ctx, l, req, o)
+	took := time.Since(start)
 	if stood && atHand(obj, err) {
-		p.latency.add(time.Since(start))
+		p.latency.add(took)
 	}
 	if err != nil {
-		if ctx.Err() != nil {
+		result := resultOf(err)
+		if result == resultCanceled || impatient(err, stood, took) {
+			result = resultCanceled
 			p.doubtful.Store(true)
 		}
-		c.end(err)
+		c.end(result, err)
 		return nil, err
 	}
 	if body, ok := obj.Body.(*wire.Body); ok {
 		obj.Body = &Body{Body: body, call: c}
 	} else { // all of it is here
-		c.end(nil)
+		c.end(resultOK, nil)
 	}
 	return obj, nil
+}
+
+// impatient tells whether it was the caller's limit for a first message that
+// ended a call, rather than a silence that says something of the peer.
+func impatient(err error, stood bool, took time.Duration) bool {
+	limit := time.Second // the least that a gateway waits (cluster.md 4.6)
+	if !stood {
+		limit = wire.Silence
+	}
+	return errors.Is(err, wire.ErrSilent) && took < limit
 }
 
 // atHand tells whether the peer had no more to do than to look.

@@ -31,8 +31,10 @@
 // before the breaker changed has no say any more.
 //
 // A call that its caller gave up before the peer had answered, as hedging does
-// with every slow peer, is not held against it; but Run asks for the peer's
-// health within a second, and silence opens the breaker.
+// with every slow peer, is not held against it; nor is a first message that did
+// not come within a limit of less than 1 s, or of less than wire.Silence where
+// there was no connection yet. But Run asks for the peer's health within a second,
+// and silence opens the breaker; an error counts as a failure.
 //
 // An open breaker refuses nothing: it is advice, see Usable.
 //

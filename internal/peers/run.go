@@ -118,17 +118,11 @@ func (s *Set) watchAll(ctx context.Context, watchers *sync.WaitGroup, which func
 	}
 }
 
-// watch asks a peer for its health until it answers.
+// watch asks a peer for its health: once where there is doubt, until it answers
+// where the breaker is open.
 func (s *Set) watch(ctx context.Context, p *peer) {
-	if !p.breaker.isOpen() {
-		p.doubtful.Store(false)
-		err := p.healthy(ctx, wire.Silence)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if p.breaker.trip() {
-			p.opened(err)
-		}
+	if !p.breaker.isOpen() && !p.ask(ctx) {
+		return
 	}
 	wait := p.breaker.wait()
 	for sleep(ctx, wait) && p.breaker.isOpen() {
@@ -141,6 +135,27 @@ func (s *Set) watch(ctx context.Context, p *peer) {
 		}
 		wait = p.breaker.wait() - time.Since(start)
 	}
+}
+
+// ask clears a doubt, and tells whether that opened the breaker. Silence does; an
+// error is as good as that of a call.
+func (p *peer) ask(ctx context.Context) bool {
+	p.doubtful.Store(false)
+	epoch := p.breaker.now()
+	err := p.healthy(ctx, wire.Silence)
+	if err == nil || ctx.Err() != nil {
+		return false
+	}
+	var bad bool
+	if status.Code(err) == codes.DeadlineExceeded {
+		bad = p.breaker.trip()
+	} else {
+		bad = p.breaker.failure(epoch, false)
+	}
+	if bad {
+		p.opened(err)
+	}
+	return bad
 }
 
 // sleep waits, and tells whether ctx lasts.
