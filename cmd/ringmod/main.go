@@ -2,6 +2,8 @@
 // protocol to developers and keeps what it has served.
 //
 //	ringmod serve      a node and a gateway in one process
+//	ringmod status     show the members of a cluster and how they do
+//	ringmod explain    tell where a module belongs and who holds it
 //	ringmod certs      make certificates for the members of a cluster
 //	ringmod version    print the version
 //
@@ -75,6 +77,6 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand(), nodeCommand(), certsCommand(), versionCommand())
+	root.AddCommand(serveCommand(), nodeCommand(), statusCommand(), explainCommand(), certsCommand(), versionCommand())
 	return root
 }

@@ -159,19 +159,11 @@ func (o *options) resolve() error {
 
 // checkSecurity refuses to talk to other machines without knowing who they are.
 func (o *options) checkSecurity() error {
-	given := 0
-	for _, file := range []string{o.peerCert, o.peerKey, o.peerCA} {
-		if file != "" {
-			given++
-		}
+	given, err := checkPeerFiles(o.peerCert, o.peerKey, o.peerCA)
+	if err != nil || o.insecure {
+		return err
 	}
-	if given != 0 && given != 3 {
-		return usagef("--peer-cert, --peer-key and --peer-ca go together")
-	}
-	if o.insecure {
-		return nil
-	}
-	if o.parts.node && given == 0 && !isLoopback(o.grpcAddr) {
+	if o.parts.node && !given && !isLoopback(o.grpcAddr) {
 		return usagef("--grpc-addr %s is reachable from other machines: give --peer-cert, --peer-key and --peer-ca "+
 			"(see 'ringmod certs'), use a loopback address, or say --insecure", o.grpcAddr)
 	}

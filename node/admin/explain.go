@@ -22,7 +22,7 @@ func (s *service) Explain(ctx context.Context, req *ringmodv1.ExplainRequest) (_
 	}
 	v := s.cfg.Membership.View()
 	if v == nil {
-		return nil, status.Error(codes.Unavailable, "this member knows no cluster yet: it has met no other member")
+		return nil, status.Error(codes.FailedPrecondition, "this member knows no cluster yet: it has met no other member")
 	}
 	up := s.ups(s.cfg.Membership.Members())
 	held := s.holdings(ctx, v, targets)

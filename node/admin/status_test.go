@@ -134,7 +134,7 @@ func TestBeforeTheFirstView(t *testing.T) {
 		c := newCluster(t, gateway)
 		c.view = nil
 		resp, err := c.operator("g1").Explain(t.Context(), &ringmodv1.ExplainRequest{Subject: &ringmodv1.ExplainRequest_Target{Target: "example.com/m/@latest"}})
-		if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "knows no cluster yet") {
+		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "knows no cluster yet") {
 			t.Errorf("Explain: got %v, %v, want that there is no cluster yet", resp, err)
 		}
 		if got := admin.Regions(nil, nil); got != nil {
