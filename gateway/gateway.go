@@ -100,10 +100,20 @@ type Config struct {
 	// Version and Upstreams are shown on the page, upstreams without credentials.
 	Version   string
 	Upstreams []string
+	// Regions returns what the page shows of the cluster, sorted by name. nil: there
+	// is no cluster to show.
+	Regions func() []Region
 	// Logger takes the access lines. nil: none are written.
 	Logger *slog.Logger
 	// Metrics is where the metrics are registered. nil: nowhere.
 	Metrics prometheus.Registerer
+}
+
+// Region is a part of the cluster, as the page shows it.
+type Region struct {
+	Name      string
+	Nodes, Up int  // that are in, and those of them that are up
+	Short     bool // fewer copies of some objects are in reach than should be
 }
 
 // Gateway answers HTTP requests. It is safe for concurrent use.

@@ -54,6 +54,9 @@ func TestPage(t *testing.T) {
 			"https://user:hunter2@proxy.example.com/path?key=hunter2,https://hunter2@other.example.com|direct", "file:///srv/<modules>",
 		},
 		Sumdbs: []string{"sum.golang.org", "localhost/a/b"},
+		Regions: func() []gateway.Region {
+			return []gateway.Region{{Name: "eu", Nodes: 3, Up: 2, Short: true}, {Name: "<us>", Nodes: 2, Up: 2}}
+		},
 	})
 	r := do(g, "GET", "http://cache.example.com:8080/")
 	got := body(t, r)
@@ -74,6 +77,22 @@ func TestPage(t *testing.T) {
 	}
 	if got := body(t, do(g, "HEAD", "/")); got != "" {
 		t.Errorf("HEAD: got %q", got)
+	}
+}
+
+func TestPageOfAClusterIsOfNow(t *testing.T) {
+	t.Parallel()
+	var regions []gateway.Region
+	g := newGateway(t, gateway.Config{Regions: func() []gateway.Region { return regions }})
+	if got := body(t, do(g, "GET", "/")); !strings.Contains(got, "No node has been met yet") {
+		t.Errorf("got %s, want that no node has been met", got)
+	}
+	regions = []gateway.Region{{Name: "eu", Nodes: 1, Up: 1}}
+	if got := body(t, do(g, "GET", "/")); !strings.Contains(got, "<td>eu</td><td>1 of 1</td><td>all in reach</td>") {
+		t.Errorf("got %s, want region eu", got)
+	}
+	if got := body(t, do(newGateway(t, gateway.Config{}), "GET", "/")); strings.Contains(got, "cluster</h2>") {
+		t.Errorf("got %s, want nothing of a cluster", got)
 	}
 }
 

@@ -22,6 +22,7 @@ type page struct {
 	template *template.Template
 	policy   string
 	data     pageData
+	regions  func() []Region // nil: no cluster
 }
 
 type pageData struct {
@@ -30,6 +31,8 @@ type pageData struct {
 	Version   string
 	Upstreams []string
 	Sumdbs    []string
+	Cluster   bool
+	Regions   []Region
 }
 
 func newPage(cfg Config) *page {
@@ -38,7 +41,8 @@ func newPage(cfg Config) *page {
 		template: template.Must(template.New("page").Parse(pageHTML)),
 		policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(digest[:]) +
 			"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-		data: pageData{Style: template.CSS(pageCSS), Version: cfg.Version, Sumdbs: cfg.Sumdbs},
+		data:    pageData{Style: template.CSS(pageCSS), Version: cfg.Version, Sumdbs: cfg.Sumdbs, Cluster: cfg.Regions != nil},
+		regions: cfg.Regions,
 	}
 	for _, list := range cfg.Upstreams {
 		for entry := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == '|' }) {
@@ -63,6 +67,9 @@ func (p *page) serve(x *exchange) {
 	x.kind = kindPage
 	data := p.data
 	data.Base = baseURL(x.r)
+	if p.regions != nil {
+		data.Regions = p.regions()
+	}
 	var b bytes.Buffer
 	if err := p.template.Execute(&b, data); err != nil {
 		x.fail(err)
