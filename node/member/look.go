@@ -16,6 +16,18 @@ func (t *table) clone() *ring.Members {
 	return t.members.Clone()
 }
 
+// seen returns a copy of all entries, and the ids of those that are in and down.
+func (t *table) seen() (members *ring.Members, down []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, e := range t.members.All() {
+		if !e.State.IsTombstone() && !t.record(e.ID).up {
+			down = append(down, e.ID)
+		}
+	}
+	return t.members.Clone(), down
+}
+
 func (t *table) ownEntry() ring.Member {
 	t.mu.Lock()
 	defer t.mu.Unlock()

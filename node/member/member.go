@@ -43,6 +43,11 @@
 // are resolved each time. The members known last are saved, and are seeds after a
 // restart, never entries.
 //
+// # Asking
+//
+// Who does not gossip may ask: [Register] offers the table over gRPC, and a [Follower]
+// is a process that knows the cluster from there alone.
+//
 // # What it never does
 //
 // Nothing that a remote sends ends the process, but for the claim above. Without
@@ -128,6 +133,7 @@ type Status struct {
 
 // Stats counts since the start.
 type Stats struct {
+	ViewChanges  uint64 // of the view's digest
 	ViewErrors   uint64 // views that could not be built; the one before stayed
 	Refused      uint64 // entries and states from others that were refused
 	Joins        uint64 // attempts of the rejoin loop
@@ -149,6 +155,7 @@ type Membership struct {
 	fatal     chan error  // of one error, which ends Run
 	announce  signal      // metadata has changed
 	joined    *latch      // another member was met
+	stopped   *latch      // Run comes to its end
 	list      listPointer // nil until Run has begun
 
 	writing sync.Mutex // held to write the own entry, or what is kept of it
@@ -186,6 +193,7 @@ func New(cfg Config) (*Membership, error) {
 		fatal:     make(chan error, 1),
 		announce:  newSignal(),
 		joined:    newLatch(),
+		stopped:   newLatch(),
 		updating:  make(lock, 1),
 		leaving:   make(lock, 1),
 		keeper:    keeper{state: cfg.State, log: cfg.Logger},
@@ -196,7 +204,10 @@ func New(cfg Config) (*Membership, error) {
 		}
 	}
 	m.table = newTable(cfg.Logger, cfg.Entry)
-	m.views = newPublisher(cfg, m.table)
+	m.views = &publisher{
+		log: cfg.Logger, changed: newNotice(), entries: m.table.entries, ups: m.table.ups,
+		newView: func() (*ring.View, error) { return cfg.NewView(cfg.Spec, m.table.clone()) },
+	}
 	if err := m.views.build(); err != nil {
 		return nil, err
 	}
@@ -287,6 +298,7 @@ func (m *Membership) Merge(v *ringmodv1.View) error {
 // Stats returns what was counted.
 func (m *Membership) Stats() Stats {
 	s := Stats{
+		ViewChanges:  m.views.changes.Load(),
 		ViewErrors:   m.views.failures.Load(),
 		Refused:      m.table.refused.Load(),
 		Joins:        m.rejoin.joins.Load(),

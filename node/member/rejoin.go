@@ -2,37 +2,26 @@ package member
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	rejoinEvery    = 15 * time.Second // give or take half
-	rejoinFirst    = time.Second      // after the first attempt, while nobody was met
-	backoffMax     = 2 * time.Minute
-	resolveTimeout = 5 * time.Second
+	rejoinEvery = 15 * time.Second // give or take half
+	rejoinFirst = time.Second      // after the first attempt, while nobody was met
+	backoffMax  = 2 * time.Minute
 )
-
-// Resolver is what net.Resolver does.
-type Resolver interface {
-	// LookupNetIP returns the addresses of host; network is "ip".
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
 
 // rejoiner joins what should be there and is not.
 type rejoiner struct {
 	log      *slog.Logger
 	table    *table
-	resolver Resolver
-	seeds    []seed
+	seeds    *seeds
 	own      []netip.AddrPort
 	joins    atomic.Uint64
 	failures atomic.Uint64
@@ -40,12 +29,6 @@ type rejoiner struct {
 	// Of run alone.
 	known    []netip.AddrPort // from the last life, until somebody is met
 	attempts map[netip.AddrPort]*attempt
-}
-
-type seed struct {
-	host string
-	port uint16
-	err  string // of the last look-up, logged when it changes
 }
 
 type attempt struct {
@@ -63,23 +46,12 @@ func (a *attempt) due(first time.Duration) bool {
 }
 
 func newRejoiner(m *Membership) (*rejoiner, error) {
-	r := &rejoiner{
-		log: m.log, table: m.table, resolver: m.cfg.Resolver,
+	seeds, err := newSeeds(m.cfg.Seeds, m.cfg.Resolver, m.log)
+	return &rejoiner{
+		log: m.log, table: m.table, seeds: seeds,
 		own:      []netip.AddrPort{m.advertise, m.cfg.Transport.Addr()},
 		attempts: make(map[netip.AddrPort]*attempt),
-	}
-	if r.resolver == nil {
-		r.resolver = net.DefaultResolver
-	}
-	for _, s := range m.cfg.Seeds {
-		host, port, err := net.SplitHostPort(s)
-		n, portErr := strconv.ParseUint(port, 10, 16)
-		if err != nil || portErr != nil || host == "" || n == 0 {
-			return nil, fmt.Errorf("seed %q is not host:port", s)
-		}
-		r.seeds = append(r.seeds, seed{host: host, port: uint16(n)})
-	}
-	return r, nil
+	}, err
 }
 
 // run joins by join, which takes one ip:port, until ctx is done.
@@ -137,11 +109,7 @@ func (r *rejoiner) attempt(addr netip.AddrPort) *attempt {
 
 // wanted returns the addresses that should be alive and are not, each once.
 func (r *rejoiner) wanted(ctx context.Context) []netip.AddrPort {
-	var all []netip.AddrPort
-	for i := range r.seeds {
-		all = append(all, r.resolve(ctx, &r.seeds[i])...)
-	}
-	all = append(all, r.table.missing()...)
+	all := append(r.seeds.resolve(ctx), r.table.missing()...)
 	if r.table.hasMet() {
 		r.known = nil
 	}
@@ -151,44 +119,6 @@ func (r *rejoiner) wanted(ctx context.Context) []netip.AddrPort {
 	return slices.DeleteFunc(slices.Compact(all), func(a netip.AddrPort) bool {
 		return slices.Contains(r.own, a) || slices.Contains(living, a)
 	})
-}
-
-// resolve looks a seed up. What it says about troubles it says once.
-func (r *rejoiner) resolve(ctx context.Context, s *seed) []netip.AddrPort {
-	addrs, err := r.lookup(ctx, s.host)
-	if ctx.Err() != nil {
-		return nil
-	}
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != s.err {
-		if err != nil {
-			r.log.WarnContext(ctx, "seed cannot be resolved, trying on", "seed", s.host, "err", err)
-		} else {
-			r.log.InfoContext(ctx, "seed can be resolved again", "seed", s.host)
-		}
-		s.err = text
-	}
-	all := make([]netip.AddrPort, 0, len(addrs))
-	for _, a := range addrs {
-		all = append(all, netip.AddrPortFrom(a.Unmap(), s.port))
-	}
-	return all
-}
-
-func (r *rejoiner) lookup(ctx context.Context, host string) ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(host); err == nil {
-		return []netip.Addr{a}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	addrs, err := r.resolver.LookupNetIP(ctx, "ip", host)
-	if err == nil && len(addrs) == 0 {
-		err = fmt.Errorf("%s has no address", host)
-	}
-	return addrs, err
 }
 
 // remember sets the addresses of the last life.

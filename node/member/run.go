@@ -53,6 +53,7 @@ func (m *Membership) Run(ctx context.Context) error {
 	case err = <-m.fatal:
 	}
 	cancel()
+	m.stopped.set()
 	m.goDown(list)
 	loops.Wait()
 	return err

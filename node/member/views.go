@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,19 +14,17 @@ import (
 
 const debounce = 250 * time.Millisecond // joins come in bursts
 
-// publisher builds views of the table, off everybody's path.
+// publisher builds views of what is known, off everybody's path.
 type publisher struct {
 	log      *slog.Logger
-	spec     ring.Spec
-	newView  func(ring.Spec, *ring.Members) (*ring.View, error)
-	table    *table
+	newView  func() (*ring.View, error) // of now
+	entries  signal                     // an entry has changed
+	ups      signal                     // a member has come up or gone down
 	view     atomic.Pointer[ring.View]
 	changed  *notice
+	changes  atomic.Uint64 // of the digest
 	failures atomic.Uint64
-}
-
-func newPublisher(cfg Config, t *table) *publisher {
-	return &publisher{log: cfg.Logger, spec: cfg.Spec, newView: cfg.NewView, table: t, changed: newNotice()}
+	building sync.Mutex // held to replace view
 }
 
 // run publishes until ctx is done.
@@ -35,9 +34,9 @@ func (p *publisher) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.table.ups:
+		case <-p.ups:
 			p.changed.give()
-		case <-p.table.entries:
+		case <-p.entries:
 			if due == nil {
 				due = time.After(debounce)
 			}
@@ -50,6 +49,8 @@ func (p *publisher) run(ctx context.Context) {
 
 // replace publishes the view of now, or keeps the one before.
 func (p *publisher) replace(ctx context.Context) {
+	p.building.Lock()
+	defer p.building.Unlock()
 	old := p.view.Load()
 	if err := p.build(); err != nil {
 		p.failures.Add(1)
@@ -57,6 +58,7 @@ func (p *publisher) replace(ctx context.Context) {
 		return
 	}
 	if v := p.view.Load(); v.Digest() != old.Digest() {
+		p.changes.Add(1)
 		added, removed := diff(old, v)
 		p.log.InfoContext(ctx, "placement has changed", "members", len(v.Members()), "epoch", v.Seq(),
 			"digest", fmt.Sprintf("%016x", v.Digest()), "added", added, "removed", removed)
@@ -70,7 +72,7 @@ func (p *publisher) build() (err error) {
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	v, err := p.newView(p.spec, p.table.clone())
+	v, err := p.newView()
 	if err != nil {
 		return fmt.Errorf("building a view: %w", err)
 	}

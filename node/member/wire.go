@@ -146,6 +146,27 @@ func encodeSpec(s ring.Spec) *ringmodv1.RingSpec {
 	return p
 }
 
+// decodeSpec returns a spec that has passed ring.Spec.Validate.
+func decodeSpec(p *ringmodv1.RingSpec) (ring.Spec, error) {
+	if p == nil {
+		return ring.Spec{}, errors.New("placement settings are missing")
+	}
+	s := ring.Spec{
+		Algorithm:    int(p.GetAlgorithm()),
+		Partitions:   int(p.GetPartitions()),
+		VirtualNodes: int(p.GetVirtualNodes()),
+		LoadPermille: int(p.GetLoadPerMille()),
+		Replicas:     int(p.GetReplicas()),
+	}
+	for _, w := range p.GetHomeWeights() {
+		if s.HomeWeights == nil {
+			s.HomeWeights = make(map[string]int)
+		}
+		s.HomeWeights[w.GetRegion()] = int(w.GetWeight())
+	}
+	return s, s.Validate()
+}
+
 func decodeView(b []byte) (*ringmodv1.View, error) {
 	if len(b) > maxStateSize {
 		return nil, fmt.Errorf("table of %d bytes, at most %d", len(b), maxStateSize)
