@@ -54,6 +54,7 @@ const (
 	tilesKept    = 1024             // in memory, of at most 8 KiB
 	pendingKept  = 256              // in memory, of at most 8 KiB
 	vouchedKept  = 8192             // names of records, in memory
+	headsKept    = 256              // signed tree heads, in memory
 )
 
 // Remote reaches the database, through an upstream proxy or directly.
@@ -110,6 +111,8 @@ type DB struct {
 	pending *lru[tlog.Tile, []byte] // fetched hash tiles whose proof is under way
 	vouched *lru[string, struct{}]  // records that are proven to fit the head
 	edges   *lru[int64, struct{}]   // tree sizes whose right edge is stored
+	signed  *lru[string, *head]     // heads whose signature was checked, by message
+	within  *lru[step, struct{}]    // proven steps on the timeline
 
 	head   atomic.Pointer[head] // nil until loaded
 	headMu sync.Mutex           // held to load or replace head
@@ -148,6 +151,8 @@ func New(cfg Config) (*DB, error) {
 		pending:   newLRU[tlog.Tile, []byte](pendingKept),
 		vouched:   newLRU[string, struct{}](vouchedKept),
 		edges:     newLRU[int64, struct{}](vouchedKept),
+		signed:    newLRU[string, *head](headsKept),
+		within:    newLRU[step, struct{}](headsKept),
 	}, nil
 }
 
