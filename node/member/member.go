@@ -46,7 +46,8 @@
 // # Asking
 //
 // Who does not gossip may ask: [Register] offers the table over gRPC, and a [Follower]
-// is a process that knows the cluster from there alone.
+// is a process that knows the cluster from there alone. A [Syncer] fetches the table of a
+// member that has answered a request from a newer view.
 //
 // # What it never does
 //
