@@ -1,0 +1,329 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/ring"
+)
+
+// Times of a search.
+const (
+	// persistence is how long nobody may be reachable before that is the answer.
+	persistence = 2 * time.Second
+	// elsewhereLimit is how long other regions may take to offer a copy of what our
+	// own cannot give.
+	elsewhereLimit = 2 * time.Second
+	maxElsewhere   = 16 // nodes asked at once for it
+)
+
+// question is what is asked of the cluster.
+type question struct {
+	req    cache.Request
+	resume *wire.Resume // go on there; nil = from the start
+	fill   bool         // ask the coordinators at once
+	avoid  string       // a node that has just failed is asked when nobody else is left
+}
+
+// errExhausted says that everybody was asked and nobody was of any use.
+var errExhausted = errors.New("no node is of any use")
+
+// search is a question on its way through the cluster.
+type search struct {
+	*Cluster
+	question
+
+	immutable bool
+	bad       []string // nodes that are of no use
+	heard     []string // nodes that have not got the object
+	last      error    // of the last bad one
+	busy      error    // of the last one that was busy; nil = none was
+}
+
+// find asks the cluster. Its errors are *cache.Error, or the context's.
+func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
+	c.budget.earn()
+	start := time.Now()
+	pause := 50*time.Millisecond + rand.N(200*time.Millisecond)
+	s := &search{Cluster: c, question: q, immutable: q.req.Target.Kind.Immutable()}
+	if q.avoid != "" {
+		s.bad = []string{q.avoid}
+	}
+	for {
+		r, err := s.round(ctx)
+		switch {
+		case err == nil || !errors.Is(err, errExhausted):
+			return r, err
+		case s.busy != nil:
+			return reply{}, c.overload(s.busy)
+		case time.Since(start)+pause > persistence:
+			return c.lastResort(ctx, q, s.last)
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return reply{}, err
+		}
+		pause *= 4
+		s.bad = nil
+	}
+}
+
+// round asks everybody once.
+func (s *search) round(ctx context.Context) (reply, error) {
+	view := s.cfg.View.View()
+	if view == nil || len(view.Members()) == 0 {
+		return reply{}, errNoNode()
+	}
+	p := ring.OfTarget(s.req.Target)
+	for g := range s.atlas.groups(view, p) {
+		r, then, err := s.ask(ctx, g)
+		switch {
+		case err == nil:
+			return r, nil
+		case then == next:
+			continue
+		case then == elsewhere:
+			if r, ok := s.elsewhere(ctx, view, p); ok {
+				return r, nil
+			}
+		}
+		return reply{}, err
+	}
+	return reply{}, errExhausted
+}
+
+// ask asks the nodes of one region, one after the other, until one answers. Where
+// none does, the step is next for a region of no use.
+func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
+	filling := s.req.Mode == cache.AllowFill && (s.fill || !s.immutable)
+	var said error
+	for {
+		first, second, mode := s.choose(g, filling)
+		switch {
+		case first.id == "" && said != nil:
+			return reply{}, elsewhere, said
+		case first.id == "":
+			return reply{}, next, errExhausted
+		}
+		r, err := s.hedged(ctx, first, second, mode)
+		if err == nil {
+			return r, give, nil
+		}
+		if ctx.Err() != nil {
+			return reply{}, give, ctx.Err()
+		}
+		switch then := stepAfter(err, mode, s.immutable); then {
+		case fill:
+			s.heard = append(s.heard, first.id)
+			said, filling = err, s.req.Mode == cache.AllowFill
+		case next, retry:
+			if !s.leave(ctx, first, err, then) {
+				return reply{}, give, s.overload(err)
+			}
+		default:
+			s.heard = append(s.heard, first.id)
+			return reply{}, then, err
+		}
+	}
+}
+
+// choose says whom to ask next, who may help after a while, and how far the
+// first may go. A zero candidate is nobody.
+func (s *search) choose(g group, filling bool) (first, second candidate, mode cache.Mode) {
+	g = g.without(s.bad)
+	if len(g.ranks) == 0 {
+		return candidate{}, candidate{}, 0
+	}
+	coordinator := g.coordinator()
+	order := g.without(s.heard).ranks
+	if s.immutable { // else the coordinator knows best
+		order = g.without(s.heard).readers(rand.IntN)
+	}
+	if filling || s.req.Mode == cache.AllowFill && len(order) == 0 {
+		return coordinator, candidate{}, cache.AllowFill
+	}
+	if len(order) == 0 {
+		return candidate{}, candidate{}, 0
+	}
+	first, mode = order[0], cache.OnlyIfCached
+	if s.req.Mode == cache.AllowFill && first.id == coordinator.id {
+		mode = cache.AllowFill
+	}
+	if len(order) > 1 && s.immutable && order[1].replica {
+		second = order[1]
+	}
+	return first, second, mode
+}
+
+// leave notes that a node was of no use and reports whether to ask another one.
+func (s *search) leave(ctx context.Context, n candidate, err error, then step) bool {
+	s.bad = append(s.bad, n.id)
+	s.last = err
+	s.metrics.failover(err)
+	s.log.DebugContext(ctx, "asking another node", "peer", n.id, "key", s.req.Target.String(), "err", err)
+	if then != retry {
+		s.budget.spend()
+		return true
+	}
+	s.busy = err
+	if s.budget.retry() {
+		return true
+	}
+	s.metrics.denied.Inc()
+	return false
+}
+
+// hedged asks first and, when it takes long and the budget allows, second as
+// well, which may only answer what it holds: a hedge never causes a fill. The
+// error is that of first.
+func (s *search) hedged(ctx context.Context, first, second candidate, mode cache.Mode) (reply, error) {
+	race := s.race(2)
+	race.start(ctx, s.question, first, mode)
+	var late <-chan time.Time
+	if second.id != "" {
+		timer := time.NewTimer(hedgeDelay(first))
+		defer timer.Stop()
+		late = timer.C
+	}
+	var failed error // of first
+	for {
+		select {
+		case <-late:
+			late = nil
+			if s.mayHedge() {
+				race.start(ctx, s.question, second, cache.OnlyIfCached)
+			}
+			continue
+		case o := <-race.outcomes:
+			race.running--
+			switch {
+			case o.err == nil:
+				race.end(o.node.id)
+				s.metrics.hedged(len(race.calls) > 1, o.node.id == second.id)
+				return o.reply, nil
+			case o.node.id == first.id:
+				failed, late = o.err, nil
+			default:
+				s.noteHedge(ctx, o)
+			}
+		}
+		// While first is of no use, the hedge is the next one already.
+		then := stepAfter(failed, mode, s.immutable)
+		if race.running == 0 || failed != nil && then != next && then != retry {
+			race.end("")
+			return reply{}, failed
+		}
+	}
+}
+
+// mayHedge asks the budget.
+func (s *search) mayHedge() bool {
+	ok := s.budget.hedge()
+	if !ok {
+		s.metrics.hedge("denied")
+	}
+	return ok
+}
+
+// noteHedge remembers what a hedge that brought nothing has shown.
+func (s *search) noteHedge(ctx context.Context, o outcome) {
+	switch stepAfter(o.err, cache.OnlyIfCached, s.immutable) {
+	case fill:
+		s.heard = append(s.heard, o.node.id)
+	case next, retry:
+		if ctx.Err() == nil {
+			s.bad = append(s.bad, o.node.id)
+		}
+	}
+}
+
+// Before these times a node is not late, however fast it used to be.
+const (
+	hedgeLocal = 5 * time.Millisecond   // in the same zone
+	hedgeNear  = 15 * time.Millisecond  // in the same region
+	hedgeFar   = 100 * time.Millisecond // in another one
+)
+
+// hedgeDelay is how long n may take before another node is asked as well.
+func hedgeDelay(n candidate) time.Duration {
+	least := hedgeNear
+	switch {
+	case n.far:
+		least = max(hedgeFar, 2*n.stats.RTT)
+	case n.local:
+		least = hedgeLocal
+	}
+	return max(least, n.stats.P95)
+}
+
+// elsewhere asks everybody at once who may hold a copy and was not heard yet: a
+// build never fails while any copy exists. For what changes the youngest answer
+// wins, else the first.
+func (s *search) elsewhere(ctx context.Context, view *ring.View, p ring.Partition) (reply, bool) {
+	nodes := s.holders(view, p)
+	timer := time.NewTimer(elsewhereLimit)
+	defer timer.Stop()
+	race := s.race(len(nodes))
+	for _, n := range nodes {
+		race.start(ctx, s.question, n, cache.OnlyIfCached)
+	}
+	var best outcome
+	for late := false; race.running > 0 && !late && (best.Object == nil || !s.immutable); {
+		select {
+		case o := <-race.outcomes:
+			race.running--
+			switch {
+			case o.err != nil:
+			case best.Object == nil:
+				best = o
+			case younger(o.Object, best.Object):
+				best.close()
+				best = o
+			default:
+				o.close()
+			}
+		case <-timer.C:
+			late = true
+		}
+	}
+	race.end(best.node.id)
+	return best.reply, best.Object != nil
+}
+
+// holders are the replicas of all regions that were not heard and can be asked.
+func (s *search) holders(view *ring.View, p ring.Partition) []candidate {
+	var nodes []candidate
+	for g := range s.atlas.groups(view, p) {
+		for _, n := range g.without(s.bad).without(s.heard).ranks {
+			if n.replica && n.usable && len(nodes) < maxElsewhere {
+				nodes = append(nodes, n)
+			}
+		}
+	}
+	return nodes
+}
+
+// younger tells whether upstream said a after b. What is stale and has no age was
+// put together from what is held, and is worth least.
+func younger(a, b *cache.Object) bool {
+	dated := func(o *cache.Object) bool { return !o.Stale || o.Age > 0 }
+	if dated(a) != dated(b) {
+		return dated(a)
+	}
+	return a.Age < b.Age
+}
+
+// sleep waits for d, or for the end of ctx, which is an error.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
