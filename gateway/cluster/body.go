@@ -13,8 +13,9 @@ import (
 	"github.com/ringmod/ringmod/internal/wire"
 )
 
-// maxTakeovers is how often somebody else is asked to go on at one byte.
-const maxTakeovers = 3
+// maxTakeovers is how often somebody else is asked to go on at one byte. They wait
+// a little from the second on.
+const maxTakeovers = 4
 
 // errPrefix says that what another node sends is not what was begun.
 var errPrefix = errors.New("another node has other bytes than those handed out already")
@@ -24,8 +25,11 @@ var errPrefix = errors.New("another node has other bytes than those handed out a
 type body struct {
 	c    *Cluster
 	q    question
-	find func(question) (reply, error) // asks the cluster on behalf of the caller
-	size int64                         // -1 while unknown
+	size int64 // -1 while unknown
+
+	// On behalf of the caller, until he leaves.
+	find  func(question) (reply, error)
+	pause func() error
 
 	offset  int64 // the next byte to hand out
 	begun   int64 // where the last takeover began
@@ -58,7 +62,8 @@ func (c *Cluster) object(ctx context.Context, q question, r reply) *cache.Object
 func (c *Cluster) body(ctx context.Context, req cache.Request, size int64) *body {
 	return &body{
 		c: c, q: question{req: req}, size: size, begun: -1,
-		find: func(q question) (reply, error) { return c.find(ctx, q) },
+		find:  func(q question) (reply, error) { return c.find(ctx, q) },
+		pause: func() error { return sleep(ctx, jitter()) },
 	}
 }
 
@@ -178,17 +183,22 @@ func (b *body) goOn(src reply, cause error) error {
 	}
 	from, to, err := src.node.id, "", cause
 	for err != nil && b.attempt < maxTakeovers && goesOn(err, at.resume != nil) {
-		b.attempt++
+		if b.attempt++; b.attempt > 1 && b.pause() != nil {
+			break
+		}
 		to, err = b.takeover(at, from)
 	}
 	b.c.metrics.resumed(err)
-	key := b.q.req.Target.String()
-	if err != nil {
-		b.c.log.Warn("a stream was lost", "from", from, "offset", b.offset, "key", key, "cause", cause.Error(), "err", err)
-		return asError(cause)
+	log := b.c.log.With("from", from, "offset", b.offset, "key", b.q.req.Target.String())
+	if err == nil {
+		log.Info("a stream goes on", "to", to, "err", cause)
+		return nil
 	}
-	b.c.log.Info("a stream goes on", "from", from, "to", to, "offset", b.offset, "key", key, "err", cause)
-	return nil
+	log.Warn("a stream was lost", "cause", cause.Error(), "err", err)
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return asError(cause)
 }
 
 // positionOf tells where src stands.

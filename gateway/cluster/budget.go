@@ -2,11 +2,13 @@ package cluster
 
 import "sync"
 
-// Shares of the requests that may ask more than they need to, and how much may be
-// saved up for bad moments, in calls (cluster.md 4.12).
+// What each request earns, in hundredths of a call, and how many calls may be
+// saved up for bad moments (cluster.md 4.12).
 const (
-	retryShare, retrySaved = 0.10, 50
-	hedgeShare, hedgeSaved = 0.05, 20
+	retryShare, retrySaved = 10, 50
+	hedgeShare, hedgeSaved = 5, 20
+
+	oneCall = 100
 )
 
 // budget keeps those who are busy from being asked all the more. Each request
@@ -16,29 +18,29 @@ const (
 // away.
 type budget struct {
 	mu      sync.Mutex
-	retries float64
-	hedges  float64
+	retries int
+	hedges  int
 }
 
-func newBudget() *budget { return &budget{retries: retrySaved, hedges: hedgeSaved} }
+func newBudget() *budget { return &budget{retries: retrySaved * oneCall, hedges: hedgeSaved * oneCall} }
 
 // earn counts a request.
 func (b *budget) earn() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.retries = min(b.retries+retryShare, retrySaved)
-	b.hedges = min(b.hedges+hedgeShare, hedgeSaved)
+	b.retries = min(b.retries+retryShare, retrySaved*oneCall)
+	b.hedges = min(b.hedges+hedgeShare, hedgeSaved*oneCall)
 }
 
 // hedge takes what a hedge costs and reports whether it was there.
 func (b *budget) hedge() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.hedges < 1 || b.retries < 1 {
+	if b.hedges < oneCall || b.retries < oneCall {
 		return false
 	}
-	b.hedges--
-	b.retries--
+	b.hedges -= oneCall
+	b.retries -= oneCall
 	return true
 }
 
@@ -46,10 +48,10 @@ func (b *budget) hedge() bool {
 func (b *budget) retry() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.retries < 1 {
+	if b.retries < oneCall {
 		return false
 	}
-	b.retries--
+	b.retries -= oneCall
 	return true
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -18,7 +19,7 @@ type candidate struct {
 	replica bool // should hold a copy; else a spare rank
 	usable  bool
 	full    bool // its disk takes nothing new
-	stats   Stats
+	stats   peers.Stats
 }
 
 // minLatency is what a node that was never asked counts as: little, so that it

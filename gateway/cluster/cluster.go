@@ -58,6 +58,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/ring"
@@ -78,19 +79,11 @@ const (
 	maxLastResorts   = 32              // fetches from upstream by the gateway itself at a time
 )
 
-// Stats is how a node does.
-type Stats struct {
-	InFlight int
-	Latency  time.Duration
-	P95      time.Duration
-	RTT      time.Duration
-}
-
-// Peers are the nodes, as internal/peers reaches them.
+// Peers are the nodes; *peers.Set is.
 type Peers interface {
 	Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error)
 	Usable(id string) bool
-	Stats(id string) Stats
+	Stats(id string) peers.Stats
 }
 
 // View is who owns what; nil while nothing is known.
@@ -349,10 +342,15 @@ func (c *Cluster) lastResort(ctx context.Context, q question, cause error) (repl
 	default:
 		return reply{}, c.unreachable(cause)
 	}
-	obj, err := c.cfg.Upstream.Get(ctx, q.req)
+	obj, err := c.upstream(ctx, q.req)
 	if err != nil {
 		<-c.permits
 		return reply{}, err
 	}
 	return reply{Object: obj, release: sync.OnceFunc(func() { <-c.permits })}, nil
+}
+
+func (c *Cluster) upstream(ctx context.Context, req cache.Request) (_ *cache.Object, err error) {
+	defer c.guard(ctx, &err)
+	return c.cfg.Upstream.Get(ctx, req)
 }

@@ -53,7 +53,7 @@ func (s *spool) state() spoolState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	readable := s.written
-	if !s.done && s.obj != nil && readable == s.obj.Size { // nobody may have all before it is known to be right
+	if whole := s.done && s.err == nil; !whole && s.obj != nil && readable == s.obj.Size { // nobody may have all of what may not be right
 		readable--
 	}
 	return spoolState{s.obj, s.data, readable, s.done, s.err, s.changed}

@@ -80,15 +80,9 @@ func (r *race) end(winner string) {
 	}()
 }
 
-// call asks one node. Whatever happens in there, it ends this call and nothing
-// else.
+// call asks one node.
 func (c *Cluster) call(ctx context.Context, q question, n candidate, mode cache.Mode) (obj *cache.Object, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.log.ErrorContext(ctx, "panic while asking a node", "peer", n.id, "stack", string(debug.Stack()), "err", fmt.Sprint(p))
-			obj, err = nil, &cache.Error{Reason: cache.Internal, Err: fmt.Errorf("panic: %v", p)}
-		}
-	}()
+	defer c.guard(ctx, &err)
 	req := q.req
 	req.Mode = mode
 	return c.cfg.Peers.Get(ctx, n.id, req, wire.Options{
@@ -96,6 +90,15 @@ func (c *Cluster) call(ctx context.Context, q question, n candidate, mode cache.
 		// Who asks for a zip hashes what is in it (go.sum).
 		CRCOnly: q.req.Target.Kind == target.Zip,
 	})
+}
+
+// guard is deferred around what others have written: a panic in there ends what
+// is being asked, and nothing else.
+func (c *Cluster) guard(ctx context.Context, err *error) {
+	if p := recover(); p != nil {
+		c.log.ErrorContext(ctx, "panic while asking for an object", "stack", string(debug.Stack()), "err", fmt.Sprint(p))
+		*err = &cache.Error{Reason: cache.Internal, Err: fmt.Errorf("panic: %v", p)}
+	}
 }
 
 // firstLimit is how long n may take for its first message, 0 for as long as

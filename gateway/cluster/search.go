@@ -42,13 +42,14 @@ type search struct {
 	heard     []string // nodes that have not got the object
 	last      error    // of the last bad one
 	busy      error    // of the last one that was busy; nil = none was
+	pays      bool     // the next call is a retry of that
 }
 
 // find asks the cluster. Its errors are *cache.Error, or the context's.
 func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 	c.budget.earn()
 	start := time.Now()
-	pause := 50*time.Millisecond + rand.N(200*time.Millisecond)
+	pause := jitter()
 	s := &search{Cluster: c, question: q, immutable: q.req.Target.Kind.Immutable()}
 	if q.avoid != "" {
 		s.bad = []string{q.avoid}
@@ -67,7 +68,7 @@ func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 			return reply{}, err
 		}
 		pause *= 4
-		s.bad = nil
+		s.bad, s.heard = nil, nil
 	}
 }
 
@@ -98,7 +99,9 @@ func (s *search) round(ctx context.Context) (reply, error) {
 // ask asks the nodes of one region, one after the other, until one answers. Where
 // none does, the step is next for a region of no use.
 func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
-	filling := s.req.Mode == cache.AllowFill && (s.fill || !s.immutable)
+	mayFill := s.req.Mode == cache.AllowFill
+	filling := mayFill && (s.fill || !s.immutable)
+	heard := len(s.heard)
 	var said error
 	for {
 		first, second, mode := s.choose(g, filling)
@@ -107,6 +110,8 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 			return reply{}, elsewhere, said
 		case first.id == "":
 			return reply{}, next, errExhausted
+		case s.pays && !s.retry():
+			return reply{}, give, s.overload(s.busy)
 		}
 		r, err := s.hedged(ctx, first, second, mode)
 		if err == nil {
@@ -118,11 +123,10 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 		switch then := stepAfter(err, mode, s.immutable); then {
 		case fill:
 			s.heard = append(s.heard, first.id)
-			said, filling = err, s.req.Mode == cache.AllowFill
+			said, filling = err, mayFill
 		case next, retry:
-			if !s.leave(ctx, first, err, then) {
-				return reply{}, give, s.overload(err)
-			}
+			s.leave(ctx, first, err, then)
+			filling = filling || mayFill && len(s.heard) > heard // from a hedge
 		default:
 			s.heard = append(s.heard, first.id)
 			return reply{}, then, err
@@ -142,7 +146,7 @@ func (s *search) choose(g group, filling bool) (first, second candidate, mode ca
 	if s.immutable { // else the coordinator knows best
 		order = g.without(s.heard).readers(rand.IntN)
 	}
-	if filling || s.req.Mode == cache.AllowFill && len(order) == 0 {
+	if filling {
 		return coordinator, candidate{}, cache.AllowFill
 	}
 	if len(order) == 0 {
@@ -158,17 +162,22 @@ func (s *search) choose(g group, filling bool) (first, second candidate, mode ca
 	return first, second, mode
 }
 
-// leave notes that a node was of no use and reports whether to ask another one.
-func (s *search) leave(ctx context.Context, n candidate, err error, then step) bool {
+// leave notes that a node was of no use.
+func (s *search) leave(ctx context.Context, n candidate, err error, then step) {
 	s.bad = append(s.bad, n.id)
 	s.last = err
 	s.metrics.failover(err)
 	s.log.DebugContext(ctx, "asking another node", "peer", n.id, "key", s.req.Target.String(), "err", err)
-	if then != retry {
+	if then == retry {
+		s.busy, s.pays = err, true
+	} else {
 		s.budget.spend()
-		return true
 	}
-	s.busy = err
+}
+
+// retry pays for asking another node after one was busy, if the budget allows.
+func (s *search) retry() bool {
+	s.pays = false
 	if s.budget.retry() {
 		return true
 	}
@@ -315,6 +324,10 @@ func younger(a, b *cache.Object) bool {
 	}
 	return a.Age < b.Age
 }
+
+// jitter is how long to wait before somebody is asked again, so that not all come
+// back at once.
+func jitter() time.Duration { return 50*time.Millisecond + rand.N(200*time.Millisecond) }
 
 // sleep waits for d, or for the end of ctx, which is an error.
 func sleep(ctx context.Context, d time.Duration) error {

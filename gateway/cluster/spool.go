@@ -81,10 +81,10 @@ func (ss *spools) get(ctx context.Context, req cache.Request, src source) (*cach
 		return ss.answer(ctx, s, state, joined, src), nil
 	}
 	ss.leave(s)
-	if _, said := errors.AsType[*cache.Error](err); said && state.obj == nil {
+	if _, said := errors.AsType[*cache.Error](err); said {
 		return nil, err
 	}
-	return nil, ctx.Err() // else it is the spool's own trouble, and nothing was handed out
+	return nil, ctx.Err() // else it is the spool's own trouble
 }
 
 // whole answers req from a spool that exists, once it is complete. Neither an

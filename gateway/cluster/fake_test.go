@@ -1,0 +1,425 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/ringmod/ringmod/gateway/cluster"
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/peers"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/ring"
+)
+
+const (
+	zipName  = "example.com/m/@v/v1.0.0.zip"
+	modName  = "example.com/m/@v/v1.0.0.mod"
+	listName = "example.com/m/@v/list"
+)
+
+func mustParse(t testing.TB, name string) target.Target {
+	t.Helper()
+	parsed, err := target.Parse(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+// pattern returns n bytes that differ from place to place.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i*7 + i>>8*13 + i>>16)
+	}
+	return b
+}
+
+// asked is one call of Peers.Get as a test sees it.
+type asked struct {
+	id     string
+	mode   cache.Mode
+	offset int64 // of Resume
+}
+
+func (a asked) String() string {
+	mode := map[cache.Mode]string{cache.AllowFill: "fill", cache.OnlyIfCached: "cached"}[a.mode]
+	if a.offset > 0 {
+		return fmt.Sprintf("%s %s@%d", a.id, mode, a.offset)
+	}
+	return a.id + " " + mode
+}
+
+// fakeNode is one node. Tests set it up before it is asked, or under fakeNodes.mu.
+type fakeNode struct {
+	member ring.Member
+	down   bool // not usable
+	stats  peers.Stats
+	holds  map[string][]byte // copies on its disk
+
+	fails  error         // what every call ends with
+	says   error         // what a call with leave to fill ends with, where nothing is held
+	caches error         // what a call without it ends with
+	silent bool          // nothing comes, ever
+	delay  time.Duration // before the answer
+	age    time.Duration // of what it holds
+	// breakAt ends the bodies of this node, once each has yielded that many bytes
+	// of the object, with broken; 0 = never.
+	breakAt int64
+	broken  error
+	steps   time.Duration // between two pieces of a body
+	unsized bool          // what it fills has no size yet
+}
+
+// fakeNodes is a cluster that keeps its callers to the rules: it answers what
+// nodes would, and never lets two of them fill one object for one question.
+type fakeNodes struct {
+	t testing.TB
+	v *ring.View
+
+	mu       sync.Mutex
+	nodes    map[string]*fakeNode
+	upstream map[string][]byte
+	calls    []asked
+	filling  map[string]int // calls with leave to fill that run, by target
+	most     int            // of them that may at a time
+	open     int            // bodies that are not closed
+	fetched  int            // times that upstream was asked
+}
+
+// newNodes makes nodes named by "region/zone/id"; zone may be empty.
+func newNodes(t testing.TB, names ...string) *fakeNodes {
+	t.Helper()
+	var members []ring.Member
+	for _, name := range names {
+		parts := strings.Split(name, "/")
+		members = append(members, ring.Member{
+			ID: parts[2], Region: parts[0], Zone: parts[1], State: ring.Active, Role: ring.Node, Weight: 1, Addr: parts[2] + ":1",
+		})
+	}
+	return newNodesOf(t, members...)
+}
+
+func newNodesOf(t testing.TB, members ...ring.Member) *fakeNodes {
+	t.Helper()
+	f := &fakeNodes{t: t, nodes: map[string]*fakeNode{}, upstream: map[string][]byte{}, filling: map[string]int{}, most: 1}
+	f.v = viewOf(t, members...)
+	for _, m := range members {
+		f.nodes[m.ID] = &fakeNode{member: m, holds: map[string][]byte{}}
+	}
+	t.Cleanup(func() {
+		for range 1000 {
+			if f.opened() == 0 {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Errorf("%d bodies were not closed", f.opened())
+	})
+	return f
+}
+
+// views are those built already: building one takes longer than most tests.
+var views sync.Map
+
+func viewOf(t testing.TB, members ...ring.Member) *ring.View {
+	t.Helper()
+	if v, ok := views.Load(fmt.Sprint(members)); ok {
+		return v.(*ring.View)
+	}
+	spec := ring.DefaultSpec()
+	var table ring.Members
+	key := fmt.Sprint(members)
+	for _, m := range members {
+		m.Epoch, m.Spec = table.NextEpoch(), spec.Hash()
+		if _, err := table.Put(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v, err := ring.NewView(spec, &table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	views.Store(key, v)
+	return v
+}
+
+func (f *fakeNodes) View() *ring.View { return f.v }
+
+// ranks returns the ids of those that may hold name in a region.
+func (f *fakeNodes) ranks(region, name string) []string {
+	var ids []string
+	for _, i := range f.v.Current().Ranks(region, ring.OfTarget(mustParse(f.t, name))) {
+		ids = append(ids, f.v.Member(i).ID)
+	}
+	return ids
+}
+
+func (f *fakeNodes) Usable(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.nodes[id] != nil && !f.nodes[id].down
+}
+
+func (f *fakeNodes) Stats(id string) peers.Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.nodes[id].stats
+}
+
+// opened returns how many bodies are not closed.
+func (f *fakeNodes) opened() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.open
+}
+
+// change sets up a node while it is being asked.
+func (f *fakeNodes) change(id string, apply func(*fakeNode)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	apply(f.nodes[id])
+}
+
+// asked returns the calls so far and forgets them.
+func (f *fakeNodes) asked() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var calls []string
+	for _, a := range f.calls {
+		calls = append(calls, a.String())
+	}
+	f.calls = nil
+	return calls
+}
+
+func (f *fakeNodes) Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error) {
+	name := req.Target.String()
+	f.mu.Lock()
+	n, ok := f.nodes[id]
+	if !ok {
+		f.mu.Unlock()
+		return nil, &wire.PeerError{Node: id, Code: codes.Unavailable, Err: peers.ErrUnknown}
+	}
+	a := asked{id: id, mode: req.Mode}
+	if o.Resume != nil {
+		a.offset = o.Resume.Offset
+	}
+	f.calls = append(f.calls, a)
+	if req.Mode == cache.AllowFill {
+		if f.filling[name]++; f.filling[name] > f.most {
+			f.t.Errorf("%s: %d calls have leave to fill at a time", name, f.filling[name])
+		}
+	}
+	now := *n
+	f.mu.Unlock()
+	defer func() {
+		if req.Mode == cache.AllowFill {
+			f.mu.Lock()
+			f.filling[name]--
+			f.mu.Unlock()
+		}
+	}()
+	if err := now.wait(ctx, o); err != nil {
+		return nil, err
+	}
+	return f.answer(ctx, id, &now, req, o)
+}
+
+// wait takes the time that the node takes.
+func (n *fakeNode) wait(ctx context.Context, o wire.Options) error {
+	limit := o.First
+	if limit == 0 {
+		limit = wire.Silence
+	}
+	if n.silent {
+		select {
+		case <-time.After(limit):
+			return &wire.PeerError{Node: n.member.ID, Code: codes.Unavailable, Err: wire.ErrSilent}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	select {
+	case <-time.After(n.delay):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return n.fails
+}
+
+func (f *fakeNodes) answer(ctx context.Context, id string, n *fakeNode, req cache.Request, o wire.Options) (*cache.Object, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	name := req.Target.String()
+	obj := &cache.Object{Source: cache.Disk, Age: n.age, Stale: n.age > time.Minute}
+	data, held := f.nodes[id].holds[name]
+	switch {
+	case held:
+	case req.Mode != cache.AllowFill && n.caches != nil:
+		return nil, n.caches
+	case req.Mode != cache.AllowFill:
+		return nil, &cache.Error{Reason: cache.NotCached, Source: id}
+	case n.says != nil:
+		return nil, n.says
+	default:
+		if data, held = f.upstream[name]; !held {
+			return nil, &cache.Error{Reason: cache.NotFound, Source: "upstream", Text: "404 Not Found"}
+		}
+		f.fetched++
+		f.nodes[id].holds[name] = data
+		obj.Source = cache.Upstream
+	}
+	filling := obj.Source == cache.Upstream && req.Target.Kind == target.Zip && !req.Whole && o.Resume == nil
+	obj.Size = int64(len(data))
+	if filling && n.unsized {
+		obj.Size = -1
+	}
+	if !filling {
+		obj.SHA256 = sha256.Sum256(data)
+	}
+	offset := int64(0)
+	if o.Resume != nil {
+		if o.Resume.SHA256 != obj.SHA256 {
+			return nil, &cache.Error{Reason: cache.NotCached, Source: id, Text: "this node has other bytes"}
+		}
+		offset = o.Resume.Offset
+	}
+	if len(data) <= wire.MaxInline && o.Resume == nil && !filling && n.breakAt == 0 {
+		obj.Body = inline{bytes.NewReader(data)}
+		return obj, nil
+	}
+	f.open++
+	obj.Body = &fakeBody{f: f, ctx: ctx, node: *n, data: data, offset: offset, sum: obj.SHA256}
+	return obj, nil
+}
+
+type inline struct{ *bytes.Reader }
+
+func (inline) Close() error { return nil }
+
+// fakeBody is what *peers.Body is.
+type fakeBody struct {
+	f    *fakeNodes
+	ctx  context.Context
+	node fakeNode
+	data []byte
+	sum  [32]byte
+
+	offset int64
+	closed bool
+}
+
+const piece = 16 << 10
+
+func (b *fakeBody) Read(p []byte) (int, error) {
+	if b.node.steps > 0 {
+		select {
+		case <-time.After(b.node.steps):
+		case <-b.ctx.Done():
+		}
+	}
+	b.f.mu.Lock()
+	defer b.f.mu.Unlock()
+	end := int64(len(b.data))
+	switch {
+	case b.closed:
+		return 0, fs.ErrClosed
+	case b.ctx.Err() != nil:
+		return 0, b.ctx.Err()
+	case b.node.breakAt > 0 && b.offset >= b.node.breakAt:
+		if b.node.broken != nil {
+			return 0, b.node.broken
+		}
+		return 0, &wire.PeerError{Node: b.node.member.ID, Code: codes.Unavailable, Err: errors.New("reset")}
+	case b.offset == end:
+		return 0, io.EOF
+	case b.node.breakAt > 0:
+		end = min(end, b.node.breakAt)
+	}
+	n := copy(p[:min(len(p), piece)], b.data[b.offset:end])
+	b.offset += int64(n)
+	return n, nil
+}
+
+func (b *fakeBody) Resume() (wire.Resume, bool) {
+	return wire.Resume{Offset: b.offset, SHA256: b.sum}, b.sum != [32]byte{}
+}
+
+func (b *fakeBody) Prefix() (int64, [32]byte) { return b.offset, sha256.Sum256(b.data[:b.offset]) }
+
+func (b *fakeBody) Close() error {
+	b.f.mu.Lock()
+	defer b.f.mu.Unlock()
+	if !b.closed {
+		b.f.open--
+	}
+	b.closed = true
+	return nil
+}
+
+// newCluster is a gateway's cluster in region eu, zone a.
+func newCluster(t testing.TB, f *fakeNodes, change func(*cluster.Config)) *cluster.Cluster {
+	t.Helper()
+	cfg := cluster.Config{
+		Cluster: "test", Region: "eu", Zone: "a", Peers: f, View: f, SpoolDir: t.TempDir(),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return cluster.New(cfg)
+}
+
+// get asks and reads all of the answer.
+func get(t testing.TB, c *cluster.Cluster, req cache.Request) ([]byte, *cache.Object, error) {
+	t.Helper()
+	obj, err := c.Get(t.Context(), req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer obj.Body.Close()
+	data, err := io.ReadAll(obj.Body)
+	return data, obj, err
+}
+
+func request(t testing.TB, name string) cache.Request {
+	t.Helper()
+	return cache.Request{Target: mustParse(t, name)}
+}
+
+// checkGet holds an answer against what is wanted.
+func checkGet(t testing.TB, c *cluster.Cluster, req cache.Request, want []byte) *cache.Object {
+	t.Helper()
+	got, obj, err := get(t, c, req)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("%s: got %d bytes, %v, want %d", req.Target, len(got), err, len(want))
+	}
+	return obj
+}
+
+func checkAsked(t testing.TB, f *fakeNodes, want ...string) {
+	t.Helper()
+	if got := f.asked(); !slices.Equal(got, want) {
+		t.Errorf("asked %q, want %q", got, want)
+	}
+}
+
+func reasonIs(err error, want cache.Reason) bool {
+	e, ok := errors.AsType[*cache.Error](err)
+	return ok && e.Reason == want
+}
