@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,9 +14,14 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/ringmod/ringmod/gateway"
+	"github.com/ringmod/ringmod/gateway/cluster"
+	"github.com/ringmod/ringmod/internal/identity"
+	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/admin"
 	"github.com/ringmod/ringmod/node/member"
+	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
@@ -32,8 +38,9 @@ type assembly struct {
 	metrics *node.Metrics
 	pool    *wire.Pool
 	via     string
-	members members
 	own     *member.Membership // members, where they are known by gossip
+	creds   *identity.Credentials
+	peers   *peers.Set
 	outside *upstream.Client
 	dbs     []*sumdb.DB
 }
@@ -69,6 +76,9 @@ func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err 
 
 // identify gives the process its name and its view of the cluster.
 func (a *assembly) identify(log *slog.Logger) error {
+	if err := a.certify(log); err != nil {
+		return err
+	}
 	var err error
 	if a.id, err = a.identity(); err != nil {
 		return err
@@ -95,38 +105,59 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		return err
 	}
 	writes := node.NewWriteBehind(disk, a.log)
-	if a.dbs, err = a.databases(a.outside, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
+	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers})
+	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
 		return err
 	}
 	inspector.Use(a.dbs)
 	a.node = node.New(node.Config{
-		Store: disk, Documents: disk, Upstream: a.outside, Databases: a.dbs, Writes: writes, Verifier: verifier,
+		Store: disk, Documents: disk, Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
 		Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
-	a.services()
+	a.services(disk)
 	return nil
 }
 
 // services builds the gRPC server with what a node offers.
-func (a *assembly) services() {
-	a.grpc = grpc.NewServer(wire.ServerOptions(a.pool)...)
+func (a *assembly) services(disk *store.Disk) {
+	streams := &admin.Streams{}
+	a.grpc = grpc.NewServer(slices.Concat(
+		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
+	)...)
 	a.health = health.NewServer()
-	node.Register(a.grpc, node.ServiceConfig{Cache: a.node, Holder: a.node, Pool: a.pool, View: a.viewStamp, Logger: a.log})
+	node.Register(a.grpc, node.ServiceConfig{
+		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, Caller: caller, Logger: a.log,
+	})
+	member.Register(a.grpc, a.own)
+	admin.Register(a.grpc, admin.Config{
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Logger: a.log,
+		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams},
+	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)
 	reflection.Register(a.grpc)
 }
 
-// viewStamp tells others which view this member has.
-func (a *assembly) viewStamp() (digest, seq uint64) {
+// stamp tells others which view this member has.
+func (a *assembly) stamp() (digest, seq uint64) {
 	v := a.members.View()
 	return v.Digest(), v.Seq()
 }
 
 // openGateway builds the HTTP side.
 func (a *assembly) openGateway() error {
+	nodes := cluster.New(cluster.Config{
+		Cluster: a.cluster, Region: a.options.region, Zone: a.zone, Peers: reachable{a.peers, a.id, a.node}, View: a.members,
+		Upstream: a.withoutNodes(), Private: a.private, Pool: a.pool, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, nodes.Run)
+	a.nodesReady = nodes.Ready
+	var objects gateway.Cache = nodes
+	if a.node != nil {
+		objects = localFirst{a.node, a.members.View, nodes}
+	}
 	front, err := gateway.New(gateway.Config{
-		Cache: a.node, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
-		Ready: a.ready, Version: version(), Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
+		Cache: objects, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
+		Ready: a.ready, Version: version(), Regions: a.regions, Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
 	})
 	if err != nil {
 		return err

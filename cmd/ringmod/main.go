@@ -2,6 +2,9 @@
 // protocol to developers and keeps what it has served.
 //
 //	ringmod serve      a node and a gateway in one process
+//	ringmod node       a cache node
+//	ringmod gateway    an HTTP gateway, no disk
+//	ringmod dev        a whole cluster on this machine
 //	ringmod status     show the members of a cluster and how they do
 //	ringmod explain    tell where a module belongs and who holds it
 //	ringmod certs      make certificates for the members of a cluster
@@ -77,6 +80,8 @@ func rootCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand(), nodeCommand(), statusCommand(), explainCommand(), certsCommand(), versionCommand())
+	root.AddCommand(
+		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), certsCommand(), versionCommand(),
+	)
 	return root
 }

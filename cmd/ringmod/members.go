@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/ringmod/ringmod/gateway"
+	"github.com/ringmod/ringmod/internal/identity"
+	"github.com/ringmod/ringmod/internal/peers"
+	"github.com/ringmod/ringmod/node/admin"
 	"github.com/ringmod/ringmod/node/member"
-	"github.com/ringmod/ringmod/ring"
 )
 
 // membershipFile keeps epoch and last known members in the data folder.
@@ -20,38 +23,84 @@ const seedPatience = 15 * time.Second
 
 // members is the cluster as this process sees it, by gossip or from a node.
 type members interface {
-	View() *ring.View
-	Up(id string) bool
-	Addr(id string) (string, bool)
+	peers.View
+
 	Members() []member.Status
 	Joined() <-chan struct{}
 	Changed() <-chan struct{}
-	Run(ctx context.Context) error
 }
 
-// meet prepares to find the other members.
-func (a *assembly) meet() error {
-	m, err := a.newMembership(a.id, a.listeners, a.log)
-	if err != nil {
-		return err
+// certify opens the certificates, if there are any, and takes the member's id
+// from them unless it was given.
+func (a *assembly) certify(log *slog.Logger) error {
+	if a.peerCert == "" {
+		return nil
 	}
-	a.own, a.members = m, m
-	a.process.membership, a.process.met = m.Run, m.Joined()
+	self := identity.Identity{Cluster: a.options.cluster, Role: identity.Gateway, ID: a.nodeID}
+	if a.parts.node {
+		self.Role = identity.Node
+	}
+	var err error
+	a.creds, err = identity.Open(identity.Config{Cert: a.peerCert, Key: a.peerKey, CA: a.peerCA, Self: self, Logger: log})
+	if err != nil {
+		return &usageError{err}
+	}
+	a.nodeID = a.creds.Self().ID
+	a.tasks = append(a.tasks, a.creds.Run)
 	return nil
 }
 
-// newMembership says who this process is and prepares to find the others.
-func (o *options) newMembership(id string, l *listeners, log *slog.Logger) (*member.Membership, error) {
+// meet prepares to find the other members, and to speak to them.
+func (a *assembly) meet() error {
+	if err := a.look(); err != nil {
+		return err
+	}
+	a.peers = peers.New(peers.Config{
+		Self: a.id, Region: a.options.region, View: a.members, Credentials: a.creds.Client, Pool: a.pool,
+		RTT: a.rtt, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, a.peers.Run)
+	return nil
+}
+
+// look takes part in gossip, or follows a node that does.
+func (a *assembly) look() error {
+	var err error
+	if a.gossips() {
+		if a.own, err = a.newMembership(); err != nil {
+			return err
+		}
+		a.members, a.membership, a.met = a.own, a.own.Run, a.own.Joined()
+		return nil
+	}
+	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, Logger: a.log})
+	if err != nil {
+		return &usageError{err}
+	}
+	a.members, a.membership, a.met = f, f.Run, f.Joined()
+	return nil
+}
+
+// rtt is the distance of a member by gossip, 0 where there is none.
+func (a *assembly) rtt(id string) time.Duration {
+	if a.own == nil {
+		return 0
+	}
+	return a.own.RTT(id)
+}
+
+// newMembership says who this process is.
+func (a *assembly) newMembership() (*member.Membership, error) {
 	cfg := member.Config{
-		Cluster: o.cluster, Spec: o.spec(), Transport: l.gossip, Advertise: o.advertise(), KeyFile: o.gossipKeyFile,
-		Seeds: o.join, Logger: log,
+		Cluster: a.options.cluster, Spec: a.spec(), Transport: a.listeners.gossip, Advertise: a.advertise(), KeyFile: a.gossipKeyFile,
+		Seeds: a.join, Logger: a.log,
 	}
 	addr := ""
-	if o.parts.node {
-		addr = reach(l.grpc, cfg.Advertise)
-		cfg.State = member.FileState(filepath.Join(o.dataDir, membershipFile))
+	if a.parts.node {
+		addr = reach(a.listeners.grpc, cfg.Advertise)
+		cfg.State = member.FileState(filepath.Join(a.dataDir, membershipFile))
 	}
-	cfg.Entry = o.member(id, addr)
+	cfg.Entry = a.member(a.id, addr)
 	m, err := member.New(cfg)
 	if err != nil {
 		return nil, &usageError{err}
@@ -59,7 +108,7 @@ func (o *options) newMembership(id string, l *listeners, log *slog.Logger) (*mem
 	return m, nil
 }
 
-// alone tells why a process is not yet where its cluster is.
+// alone tells why a node is not yet where its cluster is.
 func (p *process) alone() error {
 	select {
 	case <-p.met:
@@ -70,4 +119,42 @@ func (p *process) alone() error {
 		return errors.New("no member of --join has answered yet")
 	}
 	return nil
+}
+
+// awaitNodes waits until the process takes n nodes for up.
+func (p *process) awaitNodes(ctx context.Context, n int) error {
+	for {
+		changed := p.members.Changed()
+		up := 0
+		for _, m := range p.members.View().Members() {
+			if p.members.Up(m.ID) {
+				up++
+			}
+		}
+		if up >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// caller returns the id of the member at the other end of a call.
+func caller(ctx context.Context) string {
+	who, _ := identity.Caller(ctx)
+	return who.ID
+}
+
+// regions is what the gateway's page shows of the cluster.
+func (p *process) regions() []gateway.Region {
+	var all []gateway.Region
+	for _, r := range admin.Regions(p.members.View(), p.members.Up) {
+		all = append(all, gateway.Region{
+			Name: r.GetRegion(), Nodes: int(r.GetNodes()), Up: int(r.GetNodesUp()), Short: r.GetPartitionsBelowReplicas() > 0,
+		})
+	}
+	return all
 }

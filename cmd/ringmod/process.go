@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -101,8 +102,10 @@ type process struct {
 	listeners *listeners
 	closers   []func() // in the order of opening
 
+	members    members
 	membership task            // says goodbye before the streams are drained
 	met        <-chan struct{} // closed once another member was met, or there is nobody to meet
+	nodesReady func() error    // of a gateway: why no node can be asked; else nil
 	tasks      []task
 	node       *node.Node   // nil: a gateway
 	grpc       *grpc.Server // with node
@@ -118,8 +121,8 @@ type process struct {
 
 // close releases what start has opened.
 func (p *process) close() {
-	for i := len(p.closers) - 1; i >= 0; i-- {
-		p.closers[i]()
+	for _, each := range slices.Backward(p.closers) {
+		each()
 	}
 }
 
@@ -132,7 +135,7 @@ func (p *process) run(ctx context.Context, ready func()) error {
 	defer failed(nil)
 	start := func(serve func() error) {
 		group.Go(func() error {
-			if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) {
 				failed(err)
 				return err
 			}
@@ -219,6 +222,9 @@ func (p *process) drainNode(ctx context.Context) {
 func (p *process) ready() error {
 	if p.stopping.Load() {
 		return errors.New("stopping")
+	}
+	if p.nodesReady != nil {
+		return p.nodesReady()
 	}
 	return p.alone()
 }

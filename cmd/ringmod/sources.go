@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
 )
@@ -84,12 +85,13 @@ func (o *options) upstreamList(self net.Listener, log *slog.Logger) (string, err
 	return list, nil
 }
 
-// databases opens the checksum databases of --sumdb.
-func (o *options) databases(outside *upstream.Client, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
+// databases opens the checksum databases of --sumdb, which are reached by way of
+// the other nodes where these may know more.
+func (o *options) databases(outside *upstream.Client, others *peer.Peers, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
 	var dbs []*sumdb.DB
 	for _, spec := range o.specs() {
 		db, err := sumdb.New(sumdb.Config{
-			Spec: spec, Remote: remoteDatabase{outside, spec}, Storage: files, Heads: files, Logger: log,
+			Spec: spec, Remote: others.Tiles(remoteDatabase{outside, spec}), Members: others.Lookups(), Storage: files, Heads: files, Logger: log,
 		})
 		if err != nil {
 			return nil, usagef("--sumdb: %w", err)

@@ -8,10 +8,10 @@
 // seconds. Whoever has not answered by then is shown without, so that a cluster in
 // trouble is described as fast as a healthy one.
 //
-// The service changes nothing. It works on nodes and gateways alike, also on a
-// member that has met nobody. Whatever a caller or another member sends ends that
-// call, or leaves out that member, and nothing else. Who may call is for the
-// server's interceptors to say.
+// The service reads and changes nothing. It works on nodes and gateways alike, and
+// on a member that has no view yet, of which it tells just that. Whatever a caller
+// or another member sends ends that call, or leaves out that member, and nothing
+// else. Who may call is for the server's interceptors to say.
 package admin
 
 import (
@@ -43,7 +43,7 @@ const (
 type Membership interface {
 	// Snapshot returns the member table as it travels.
 	Snapshot() *ringmodv1.View
-	// View returns the placement, never nil.
+	// View returns the placement; nil while there is none.
 	View() *ring.View
 	// Members returns what is known of each entry besides.
 	Members() []member.Status

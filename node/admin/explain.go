@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/ringmod/ringmod/internal/target"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -19,6 +21,9 @@ func (s *service) Explain(ctx context.Context, req *ringmodv1.ExplainRequest) (_
 		return nil, err
 	}
 	v := s.cfg.Membership.View()
+	if v == nil {
+		return nil, status.Error(codes.FailedPrecondition, "this member knows no cluster yet: it has met no other member")
+	}
 	up := s.ups(s.cfg.Membership.Members())
 	held := s.holdings(ctx, v, targets)
 	resp := &ringmodv1.ExplainResponse{ViewDigest: v.Digest(), ViewSeq: v.Seq()}

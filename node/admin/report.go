@@ -16,7 +16,7 @@ import (
 type Local struct {
 	Version string            // of the program
 	Started time.Time         // when the process did
-	View    func() *ring.View // of its membership, never nil
+	View    func() *ring.View // of its membership; may return nil
 	Usage   func() store.Usage
 	Fills   func() int // that run
 	Streams *Streams
@@ -36,8 +36,9 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	if l.Streams != nil {
 		r.Streams = uint32(l.Streams.running.Load())
 	}
-	v := l.View()
-	r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
+	if v := l.View(); v != nil {
+		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
+	}
 	return r
 }
 

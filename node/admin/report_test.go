@@ -12,6 +12,7 @@ import (
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/store/storetest"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
+	"github.com/ringmod/ringmod/ring"
 )
 
 func TestLocalReport(t *testing.T) {
@@ -58,10 +59,9 @@ func TestLocalReport(t *testing.T) {
 
 func TestReportOfAGateway(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t)
-	got := (&admin.Local{Version: "v1", Started: time.Now(), View: c.View}).Report()
+	got := (&admin.Local{Version: "v1", Started: time.Now(), View: func() *ring.View { return nil }}).Report()
 	got.Uptime = nil
-	if want := (&ringmodv1.MemberReport{Version: "v1", ViewDigest: c.view.Digest()}); !proto.Equal(got, want) {
+	if want := (&ringmodv1.MemberReport{Version: "v1"}); !proto.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

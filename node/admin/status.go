@@ -91,8 +91,11 @@ func askReport(ctx context.Context, conn grpc.ClientConnInterface, id string) (*
 	return resp.GetMembers()[0].GetReport(), nil
 }
 
-// Regions sums up the regions of a view, sorted by name.
+// Regions sums up the regions of a view, sorted by name; none where it is nil.
 func Regions(v *ring.View, up func(id string) bool) []*ringmodv1.RegionStatus {
+	if v == nil {
+		return nil
+	}
 	var all []*ringmodv1.RegionStatus
 	for _, name := range regionsOf(v) {
 		r := &ringmodv1.RegionStatus{Region: name, Nodes: uint32(v.Current().Size(name))}

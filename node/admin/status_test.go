@@ -7,6 +7,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/ringmod/ringmod/node/admin"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -121,19 +125,20 @@ func TestLocalStatusAsksNobody(t *testing.T) {
 	})
 }
 
-// TestAlone is a gateway that has not met anybody.
-func TestAlone(t *testing.T) {
+// TestBeforeTheFirstView is a gateway that has not met anybody.
+func TestBeforeTheFirstView(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gateway := entry("g1", "eu", "")
 		gateway.Role = ring.Gateway
 		c := newCluster(t, gateway)
-		resp, err := c.operator("g1").Status(t.Context(), &ringmodv1.StatusRequest{})
-		if err != nil || len(resp.GetMembers()) != 1 || len(resp.GetRegions()) != 0 {
-			t.Errorf("got %v, %v, want the gateway and no region", resp, err)
+		c.view = nil
+		resp, err := c.operator("g1").Explain(t.Context(), &ringmodv1.ExplainRequest{Subject: &ringmodv1.ExplainRequest_Target{Target: "example.com/m/@latest"}})
+		if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "knows no cluster yet") {
+			t.Errorf("Explain: got %v, %v, want that there is no cluster yet", resp, err)
 		}
-		if x := explainOne(t, c, "g1", zip); len(x.GetRanks()) != 0 || x.GetHomeRegion() != "" {
-			t.Errorf("got %v, want no node", x)
+		if got := admin.Regions(nil, nil); got != nil {
+			t.Errorf("Regions of no view: got %v", got)
 		}
 	})
 }
