@@ -24,12 +24,20 @@ func NewGo(t testing.TB, env ...string) *Go {
 	t.Helper()
 	root := t.TempDir()
 	g := &Go{Dir: filepath.Join(root, "work"), ModCache: filepath.Join(root, "mod"), t: t}
-	if err := os.Mkdir(g.Dir, 0o755); err != nil {
+	// The go command leaves a child behind that counts, and would write here while
+	// the folder is removed; only this file keeps it from that (x/telemetry).
+	telemetry := filepath.Join(root, ".config", "go", "telemetry")
+	for _, dir := range []string{g.Dir, telemetry} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	g.Env = append([]string{
 		"HOME=" + root, "PATH=" + os.Getenv("PATH"), "GOPATH=" + filepath.Join(root, "gopath"), "GOBIN=" + filepath.Join(root, "bin"),
-		"GOMODCACHE=" + g.ModCache, "GOCACHE=" + buildCache(t), "GOENV=off", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GOTELEMETRY=off",
+		"GOMODCACHE=" + g.ModCache, "GOCACHE=" + buildCache(t), "GOENV=off", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local",
 	}, env...)
 	return g
 }
