@@ -40,6 +40,7 @@ type assembly struct {
 	via     string
 	own     *member.Membership // members, where they are known by gossip
 	creds   *identity.Credentials
+	sync    *member.Syncer
 	peers   *peers.Set
 	outside *upstream.Client
 	dbs     []*sumdb.DB
@@ -126,7 +127,7 @@ func (a *assembly) services(disk *store.Disk) {
 	)...)
 	a.health = health.NewServer()
 	node.Register(a.grpc, node.ServiceConfig{
-		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, Caller: caller, Logger: a.log,
+		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
 	})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/ringmod/ringmod/gateway"
 	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/peers"
@@ -24,8 +26,9 @@ const seedPatience = 15 * time.Second
 // members is the cluster as this process sees it, by gossip or from a node.
 type members interface {
 	peers.View
+	member.Table
+	member.Observed
 
-	Members() []member.Status
 	Joined() <-chan struct{}
 	Changed() <-chan struct{}
 }
@@ -55,13 +58,18 @@ func (a *assembly) meet() error {
 	if err := a.look(); err != nil {
 		return err
 	}
+	a.reg.MustRegister(member.NewCollector(a.members))
+	a.sync = member.NewSyncer(a.members, a.conn, a.log)
 	a.peers = peers.New(peers.Config{
 		Self: a.id, Region: a.options.region, View: a.members, Credentials: a.creds.Client, Pool: a.pool,
-		RTT: a.rtt, Metrics: a.reg, Logger: a.log,
+		OnView: a.sync.Observe, RTT: a.rtt, Metrics: a.reg, Logger: a.log,
 	})
-	a.tasks = append(a.tasks, a.peers.Run)
+	a.tasks = append(a.tasks, a.peers.Run, a.sync.Run)
 	return nil
 }
+
+// conn leads to a member, for the Syncer that the peers report to.
+func (a *assembly) conn(id string) (grpc.ClientConnInterface, error) { return a.peers.Conn(id) }
 
 // look takes part in gossip, or follows a node that does.
 func (a *assembly) look() error {
