@@ -56,6 +56,9 @@ func judge(t target.Target, err error) verdict {
 	case cache.Denied:
 		return verdict{http.StatusForbidden, "", who + ": denied: " + what, 0}
 	case cache.Busy:
+		if e.Source == "" { // the text says what there is too much of, or too little
+			return verdict{http.StatusServiceUnavailable, "", who + ": " + what + "; try again in " + inSeconds(retry) + " s", retry}
+		}
 		return verdict{http.StatusServiceUnavailable, "", who + ": " + source + " has too much to do; try again in " + inSeconds(retry) + " s: " + what, retry}
 	case cache.Broken:
 		if e.Source == "" { // nobody is down: the text says what stands in the way

@@ -55,7 +55,7 @@ var failures = []failure{
 	},
 	{
 		"busy", &cache.Error{Reason: cache.Busy, RetryAfter: 1500 * time.Millisecond},
-		503, "no-store", "2", "busy", "golang.org/x/mod@v0.20.0: the cache has too much to do; try again in 2 s: busy\n",
+		503, "no-store", "2", "busy", "golang.org/x/mod@v0.20.0: busy; try again in 2 s\n",
 	},
 	{
 		"broken", &cache.Error{Reason: cache.Broken, Source: "proxy.example.com", Text: "connection refused"},
