@@ -17,13 +17,20 @@ import (
 
 func unspooled(cfg *cluster.Config) { cfg.SpoolLimit = -1 }
 
+// way is how a test's zips get to its clients.
+type way struct {
+	*testing.T
+
+	change func(*cluster.Config)
+}
+
 // bothWays runs test with spools and without.
-func bothWays(t *testing.T, test func(t *testing.T, change func(*cluster.Config))) {
+func bothWays(t *testing.T, test func(way)) {
 	t.Helper()
 	for name, change := range map[string]func(*cluster.Config){"spooled": nil, "unspooled": unspooled} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { test(t, change) })
+			synctest.Test(t, func(t *testing.T) { test(way{t, change}) })
 		})
 	}
 }
@@ -33,13 +40,13 @@ func TestBodyGoesOn(t *testing.T) {
 	t.Parallel()
 	data := pattern(300<<10 + 7)
 	for _, at := range []int64{1, piece, 100_000, int64(len(data)) - 1, int64(len(data))} {
-		bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+		bothWays(t, func(t way) {
 			f, ranks := three(t, zipName, 1)
 			for _, id := range ranks {
 				f.nodes[id].holds[zipName] = data
 			}
 			f.nodes[ranks[1]].breakAt = at
-			obj := checkGet(t, newCluster(t, f, change), request(t, zipName), data)
+			obj := checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
 			if obj.Source != cache.Disk || obj.SHA256 == [32]byte{} {
 				t.Errorf("got %+v", obj)
 			}
@@ -55,19 +62,19 @@ func TestBodyGoesOn(t *testing.T) {
 func TestBodyGoesOnAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	data := pattern(300 << 10)
-	bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+	bothWays(t, func(t way) {
 		f := newNodes(t, "eu/a/n1", "eu/a/n2", "us/a/u1")
 		for i, id := range []string{"n1", "n2", "u1"} {
 			f.nodes[id].holds[zipName], f.nodes[id].breakAt = data, int64(i+1)*50_000
 		}
 		time.AfterFunc(20*time.Millisecond, func() { f.change("n1", func(n *fakeNode) { n.breakAt = 0 }) }) // it comes back well
-		checkGet(t, newCluster(t, f, change), request(t, zipName), data)
+		checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
 	})
-	bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+	bothWays(t, func(t way) {
 		f := newNodes(t, "eu/a/n1")
 		f.nodes["n1"].holds[zipName], f.nodes["n1"].breakAt = data, 100_000
 		time.AfterFunc(10*time.Millisecond, func() { f.change("n1", func(n *fakeNode) { n.breakAt = 0 }) })
-		checkGet(t, newCluster(t, f, change), request(t, zipName), data)
+		checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
 		checkAsked(t, f, "n1 fill", "n1 fill@100000")
 	})
 }
@@ -76,12 +83,12 @@ func TestBodyGoesOnAgainAndAgain(t *testing.T) {
 func TestBodyGivesUp(t *testing.T) {
 	t.Parallel()
 	data := pattern(300 << 10)
-	bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+	bothWays(t, func(t way) {
 		f, ranks := three(t, zipName, 1)
 		for _, id := range ranks {
 			f.nodes[id].holds[zipName], f.nodes[id].breakAt, f.nodes[id].broken = data, 100_000, corrupt
 		}
-		got, _, err := get(t, newCluster(t, f, change), request(t, zipName))
+		got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
 		if !reasonIs(err, cache.Busy) || !errors.Is(err, corrupt) || !bytes.Equal(got, data[:100_000]) {
 			t.Errorf("got %d bytes, %v, want 100000 and Busy", len(got), err)
 		}
@@ -98,14 +105,14 @@ func TestFillGoesOn(t *testing.T) {
 	data := pattern(300<<10 + 7)
 	for _, unsized := range []bool{false, true} {
 		for _, at := range []int64{1, piece, 100_000, int64(len(data)) - 1, int64(len(data))} {
-			bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+			bothWays(t, func(t way) {
 				f, ranks := three(t, zipName, 0)
 				f.upstream[zipName] = data
 				for _, id := range ranks {
 					f.nodes[id].unsized = unsized
 				}
 				f.nodes[ranks[0]].breakAt = at
-				checkGet(t, newCluster(t, f, change), request(t, zipName), data)
+				checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
 				if calls := translate(ranks, f.asked()); !slices.Equal(calls, []string{"r0 fill", "r1 fill"}) {
 					t.Errorf("asked %q", calls)
 				}
@@ -128,7 +135,7 @@ func TestOtherBytesAbort(t *testing.T) {
 			if unsized && name == "longer" {
 				continue // there is nothing wrong with it
 			}
-			bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+			bothWays(t, func(t way) {
 				f, ranks := three(t, zipName, 0)
 				f.upstream[zipName] = data
 				for _, id := range ranks {
@@ -140,7 +147,7 @@ func TestOtherBytesAbort(t *testing.T) {
 					defer f.mu.Unlock()
 					f.upstream[zipName] = second
 				})
-				got, _, err := get(t, newCluster(t, f, change), request(t, zipName))
+				got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
 				if err == nil || !bytes.Equal(got, data[:100_000]) {
 					t.Errorf("%s: got %d bytes, %v, want 100000 and an error", name, len(got), err)
 				}
@@ -148,11 +155,11 @@ func TestOtherBytesAbort(t *testing.T) {
 		}
 	}
 	// The same where the digest is known: whoever has other bytes says so.
-	bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+	bothWays(t, func(t way) {
 		f, ranks := three(t, zipName, 0)
 		f.nodes[ranks[0]].holds[zipName], f.nodes[ranks[0]].breakAt = data, 100_000
 		f.nodes[ranks[1]].holds[zipName], f.nodes[ranks[2]].holds[zipName] = other, other
-		got, _, err := get(t, newCluster(t, f, change), request(t, zipName))
+		got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
 		if err == nil || !bytes.Equal(got, data[:100_000]) {
 			t.Errorf("got %d bytes, %v, want 100000 and an error", len(got), err)
 		}
@@ -182,14 +189,14 @@ func TestBodyFailsAsSaid(t *testing.T) {
 		{cache.Busy, true, true, false},
 	}
 	for _, test := range tests {
-		bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+		bothWays(t, func(t way) {
 			f, ranks := three(t, zipName, 0)
 			f.upstream[zipName] = data
 			f.nodes[ranks[0]].breakAt, f.nodes[ranks[0]].broken = 100_000, said(test.reason)
 			if test.held {
 				f.nodes[ranks[0]].holds[zipName], f.nodes[ranks[1]].holds[zipName] = data, data
 			}
-			got, _, err := get(t, newCluster(t, f, change), request(t, zipName))
+			got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
 			calls := len(f.asked())
 			if test.goesOn && (err != nil || !bytes.Equal(got, data) || calls != 2) {
 				t.Errorf("%v, held %t: got %d bytes, %v, asked %d times", test.reason, test.held, len(got), err, calls)
@@ -265,7 +272,7 @@ func TestSeek(t *testing.T) {
 		if n, err := body.Seek(0, io.SeekEnd); n != int64(len(data)) || err != nil {
 			t.Errorf("the end is at %d, %v", n, err)
 		}
-		if n, err := body.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := body.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Errorf("at the end: %d, %v", n, err)
 		}
 		if _, err := body.Seek(-1, io.SeekStart); err == nil {
@@ -310,7 +317,7 @@ func TestSeek(t *testing.T) {
 func TestCloseDuringTakeover(t *testing.T) {
 	t.Parallel()
 	data := pattern(300 << 10)
-	bothWays(t, func(t *testing.T, change func(*cluster.Config)) {
+	bothWays(t, func(t way) {
 		f, ranks := three(t, zipName, 1)
 		for _, id := range ranks {
 			f.nodes[id].holds[zipName], f.nodes[id].silent = data, id != ranks[1]
@@ -318,7 +325,7 @@ func TestCloseDuringTakeover(t *testing.T) {
 		f.nodes[ranks[1]].breakAt = 100_000
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		obj, err := newCluster(t, f, change).Get(ctx, request(t, zipName))
+		obj, err := newCluster(t, f, t.change).Get(ctx, request(t, zipName))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,12 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +12,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 
-	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/target"
@@ -38,6 +32,16 @@ func mustParse(t testing.TB, name string) target.Target {
 		t.Fatal(err)
 	}
 	return parsed
+}
+
+// ranksOf returns the ids of those that may hold name in region eu.
+func ranksOf(t testing.TB, v *ring.View, name string) []string {
+	t.Helper()
+	var ids []string
+	for _, i := range v.Current().Ranks("eu", ring.OfTarget(mustParse(t, name))) {
+		ids = append(ids, v.Member(i).ID)
+	}
+	return ids
 }
 
 // pattern returns n bytes that differ from place to place.
@@ -160,14 +164,8 @@ func viewOf(t testing.TB, members ...ring.Member) *ring.View {
 
 func (f *fakeNodes) View() *ring.View { return f.v }
 
-// ranks returns the ids of those that may hold name in a region.
-func (f *fakeNodes) ranks(region, name string) []string {
-	var ids []string
-	for _, i := range f.v.Current().Ranks(region, ring.OfTarget(mustParse(f.t, name))) {
-		ids = append(ids, f.v.Member(i).ID)
-	}
-	return ids
-}
+// ranks returns the ids of those that may hold name in our region.
+func (f *fakeNodes) ranks(name string) []string { return ranksOf(f.t, f.v, name) }
 
 func (f *fakeNodes) Usable(id string) bool {
 	f.mu.Lock()
@@ -304,122 +302,6 @@ func (f *fakeNodes) answer(ctx context.Context, id string, n *fakeNode, req cach
 		return obj, nil
 	}
 	f.open++
-	obj.Body = &fakeBody{f: f, ctx: ctx, node: *n, data: data, offset: offset, sum: obj.SHA256}
+	obj.Body = &fakeBody{f: f, gone: ctx.Done(), err: ctx.Err, node: *n, data: data, offset: offset, sum: obj.SHA256}
 	return obj, nil
-}
-
-type inline struct{ *bytes.Reader }
-
-func (inline) Close() error { return nil }
-
-// fakeBody is what *peers.Body is.
-type fakeBody struct {
-	f    *fakeNodes
-	ctx  context.Context
-	node fakeNode
-	data []byte
-	sum  [32]byte
-
-	offset int64
-	closed bool
-}
-
-const piece = 16 << 10
-
-func (b *fakeBody) Read(p []byte) (int, error) {
-	if b.node.steps > 0 {
-		select {
-		case <-time.After(b.node.steps):
-		case <-b.ctx.Done():
-		}
-	}
-	b.f.mu.Lock()
-	defer b.f.mu.Unlock()
-	end := int64(len(b.data))
-	switch {
-	case b.closed:
-		return 0, fs.ErrClosed
-	case b.ctx.Err() != nil:
-		return 0, b.ctx.Err()
-	case b.node.breakAt > 0 && b.offset >= b.node.breakAt:
-		if b.node.broken != nil {
-			return 0, b.node.broken
-		}
-		return 0, &wire.PeerError{Node: b.node.member.ID, Code: codes.Unavailable, Err: errors.New("reset")}
-	case b.offset == end:
-		return 0, io.EOF
-	case b.node.breakAt > 0:
-		end = min(end, b.node.breakAt)
-	}
-	n := copy(p[:min(len(p), piece)], b.data[b.offset:end])
-	b.offset += int64(n)
-	return n, nil
-}
-
-func (b *fakeBody) Resume() (wire.Resume, bool) {
-	return wire.Resume{Offset: b.offset, SHA256: b.sum}, b.sum != [32]byte{}
-}
-
-func (b *fakeBody) Prefix() (int64, [32]byte) { return b.offset, sha256.Sum256(b.data[:b.offset]) }
-
-func (b *fakeBody) Close() error {
-	b.f.mu.Lock()
-	defer b.f.mu.Unlock()
-	if !b.closed {
-		b.f.open--
-	}
-	b.closed = true
-	return nil
-}
-
-// newCluster is a gateway's cluster in region eu, zone a.
-func newCluster(t testing.TB, f *fakeNodes, change func(*cluster.Config)) *cluster.Cluster {
-	t.Helper()
-	cfg := cluster.Config{
-		Cluster: "test", Region: "eu", Zone: "a", Peers: f, View: f, SpoolDir: t.TempDir(),
-		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	if change != nil {
-		change(&cfg)
-	}
-	return cluster.New(cfg)
-}
-
-// get asks and reads all of the answer.
-func get(t testing.TB, c *cluster.Cluster, req cache.Request) ([]byte, *cache.Object, error) {
-	t.Helper()
-	obj, err := c.Get(t.Context(), req)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer obj.Body.Close()
-	data, err := io.ReadAll(obj.Body)
-	return data, obj, err
-}
-
-func request(t testing.TB, name string) cache.Request {
-	t.Helper()
-	return cache.Request{Target: mustParse(t, name)}
-}
-
-// checkGet holds an answer against what is wanted.
-func checkGet(t testing.TB, c *cluster.Cluster, req cache.Request, want []byte) *cache.Object {
-	t.Helper()
-	got, obj, err := get(t, c, req)
-	if err != nil || !bytes.Equal(got, want) {
-		t.Fatalf("%s: got %d bytes, %v, want %d", req.Target, len(got), err, len(want))
-	}
-	return obj
-}
-
-func checkAsked(t testing.TB, f *fakeNodes, want ...string) {
-	t.Helper()
-	if got := f.asked(); !slices.Equal(got, want) {
-		t.Errorf("asked %q, want %q", got, want)
-	}
-}
-
-func reasonIs(err error, want cache.Reason) bool {
-	e, ok := errors.AsType[*cache.Error](err)
-	return ok && e.Reason == want
 }
