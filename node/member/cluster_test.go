@@ -1,6 +1,7 @@
 package member
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -251,6 +252,45 @@ func TestEntryChangesSpread(t *testing.T) {
 		}
 		if err := all[7].SetState(t.Context(), ring.Forgotten); err == nil {
 			t.Error("a member has forgotten itself")
+		}
+	})
+}
+
+func TestForget(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world) {
+		t := w.t
+		all := w.startAll(4)
+		rest := all[:3]
+		all[3].kill()
+		if err := rest[0].Forget(t.Context(), "n4"); !errors.Is(err, ErrUp) {
+			t.Errorf("member that seems up: got %v, want ErrUp", err)
+		}
+		within(t, repaired, func() bool { return !rest[0].Up("n4") })
+		for id, want := range map[string]error{"n9": ErrUnknown, "n1": errSelf, "n2": ErrUp} {
+			if err := rest[0].Forget(t.Context(), id); !errors.Is(err, want) {
+				t.Errorf("%s: got %v, want %v", id, err, want)
+			}
+		}
+		digest := rest[0].View().Digest()
+		for range 2 { // the second time changes nothing
+			if err := rest[0].Forget(t.Context(), "n4"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		took := within(t, repaired, func() bool {
+			return !slices.ContainsFunc(rest, func(p *proc) bool {
+				return p.owns("n4") || p.status("n4").Entry.State != ring.Forgotten
+			})
+		})
+		t.Logf("forgotten by all after %s", took)
+		if rest[0].View().Digest() == digest || rest[0].logs.count("forgotten by order") != 1 {
+			t.Error("placement is as before, or nobody was told, or twice")
+		}
+		back := w.start(w.config(4), at(4))
+		within(t, repaired, func() bool { return converged(append(rest, back)...) })
+		if rest[0].View().Digest() != digest {
+			t.Error("back, but placement is another one")
 		}
 	})
 }

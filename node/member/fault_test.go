@@ -131,13 +131,14 @@ func TestForeignersAreRefused(t *testing.T) {
 	}
 	ours := key("ours", 1)
 	for _, tt := range []struct {
-		name string
-		edit func(*Config)
+		name           string
+		edit           func(*Config)
+		we, theForeign string // say once
 	}{
-		{"another cluster", func(c *Config) { c.Cluster = "other" }},
-		{"another key", func(c *Config) { c.KeyFile = key("theirs", 2) }},
-		{"no key", func(c *Config) { c.KeyFile = "" }},
-		{"another cluster and no key", func(c *Config) { c.Cluster, c.KeyFile = "other", "" }},
+		{"another cluster", func(c *Config) { c.Cluster = "other" }, "it is of another cluster", hungUp},
+		{"another key", func(c *Config) { c.KeyFile = key("theirs", 2) }, "the other end has another gossip key", "the other end has another gossip key"},
+		{"no key", func(c *Config) { c.KeyFile = "" }, "the other end has no gossip key", "the other end has a gossip key and this process has none"},
+		{"another cluster and no key", func(c *Config) { c.Cluster, c.KeyFile = "other", "" }, "it is of another cluster", hungUp},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -158,12 +159,39 @@ func TestForeignersAreRefused(t *testing.T) {
 				if !converged(all...) || all[0].owns("n9") {
 					t.Error("others are disturbed")
 				}
-				if all[0].logs.count("level=ERROR") == 0 {
-					t.Error("nobody was told")
+				if n, m := all[0].logs.count(tt.we), foreigner.logs.count(tt.theForeign); n != 1 || m != 1 {
+					t.Errorf("said %d times here and %d times there what is wrong, want once each", n, m)
+				}
+				if n, m := all[0].logs.count("level=ERROR"), foreigner.logs.count("level=WARN"); n != 1 || m != 1 {
+					t.Errorf("%d errors and %d warnings, want one line each", n, m)
 				}
 			})
 		})
 	}
+}
+
+// One of the seeds belongs to others. What it says about itself is not believed.
+func TestSeedOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world) {
+		t := w.t
+		other := w.config(7)
+		other.Cluster, other.Seeds = "other", nil
+		foreign := w.start(other, at(7))
+		all := w.startAll(2, func(c *Config) { c.Seeds = []string{at(7).String(), at(1).String(), at(99).String()} })
+		time.Sleep(3 * time.Minute)
+		if !converged(all...) || len(foreign.sees()) != 1 {
+			t.Error("one cluster knows of the other")
+		}
+		for _, p := range all {
+			if got := p.logs.count("hung up"); got != 1 {
+				t.Errorf("%s said %d times that a seed hangs up, want once", p.id, got)
+			}
+			if got := p.logs.count("i/o timeout"); got != 1 {
+				t.Errorf("%s said %d times that a seed does not answer, want once", p.id, got)
+			}
+		}
+	})
 }
 
 func TestKeysRotate(t *testing.T) {

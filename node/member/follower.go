@@ -216,7 +216,7 @@ func (f *Follower) decode(t *telling, v *ringmodv1.View) {
 	for _, p := range v.GetMembers() {
 		if err := t.put(p); err != nil {
 			f.refused.Add(1)
-			if _, ok := f.limit.take(); ok {
+			if _, ok := f.limit.takeNews(err.Error()); ok {
 				f.log.Warn("entry of a member was refused", "err", err)
 			}
 		}

@@ -78,6 +78,12 @@ const outAfter = 10 * time.Minute
 // uses the same node id.
 var ErrDuplicate = errors.New("node id is in use by another process")
 
+// What Forget returns for members that it cannot forget.
+var (
+	ErrUp      = errors.New("member is up")
+	ErrUnknown = errors.New("no such member")
+)
+
 // Transport carries gossip: Listen opens a real one, membertest simulates.
 type Transport interface {
 	memberlist.NodeAwareTransport
@@ -271,6 +277,17 @@ func (m *Membership) SetReadOnly(ctx context.Context, readOnly bool) error {
 		return nil
 	}
 	return m.write(ctx, func(e *ring.Member) { e.ReadOnly = readOnly })
+}
+
+// Forget takes a member that is down out of the cluster for good, as happens by itself
+// after Config.OutAfter where most of its region is reached. Others hear of it within
+// seconds. It is no harm if the member comes back: it is in again. The error matches
+// ErrUp or ErrUnknown, or says that this is the member itself.
+func (m *Membership) Forget(ctx context.Context, id string) error {
+	if err := m.table.forgetDown(ctx, id); err != nil {
+		return fmt.Errorf("forgetting %q: %w", id, err)
+	}
+	return nil
 }
 
 // SetLoad says how full the disk and how busy the member is, each in eighths of

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
@@ -12,6 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
+	"google.golang.org/protobuf/proto"
+
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -78,6 +83,70 @@ func TestNoiseHarmsNobody(t *testing.T) {
 			t.Errorf("%d lines of log", got)
 		}
 	})
+}
+
+// says is what a member that is not ours says of itself.
+type says []byte
+
+func (s says) NodeMeta(int) []byte             { return s }
+func (s says) NotifyMsg([]byte)                {}
+func (s says) GetBroadcasts(int, int) [][]byte { return nil }
+func (s says) LocalState(bool) []byte          { return s }
+func (s says) MergeRemoteState([]byte, bool)   {}
+
+// Who does not say properly who it is does not get in, and is spoken of once.
+func TestWrongMetadataIsRefused(t *testing.T) {
+	t.Parallel()
+	encode := func(edit func(*ringmodv1.Member)) []byte {
+		p := encodeMeta(entry("bad", 5), 0, 0)
+		edit(p.GetMember())
+		b, err := proto.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for _, tt := range []struct {
+		name string
+		meta []byte
+		want string
+	}{
+		{"nothing", nil, "it speaks protocol 0 to 0"},
+		{"garbage", []byte("garbage"), "reading metadata"},
+		{"as much garbage as fits", bytes.Repeat([]byte{0xff}, memberlist.MetaMaxSize), "reading metadata"},
+		{"a later version", encode(func(m *ringmodv1.Member) { m.ProtocolMin, m.ProtocolMax = 2, 3 }), "it speaks protocol 2 to 3, this process 1"},
+		{"another name", encode(func(m *ringmodv1.Member) { m.Id = "n1" }), "metadata belongs to n1"},
+		{"no region", encode(func(m *ringmodv1.Member) { m.Region = "" }), "region"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(w *world) {
+				t := w.t
+				all := w.startAll(2)
+				c := memberlist.DefaultLANConfig()
+				c.Name, c.Label, c.Transport = gossipName("bad", bootString(6)), "test", w.open(at(66))
+				c.AdvertiseAddr, c.AdvertisePort = at(66).Addr().String(), int(at(66).Port())
+				c.Delegate, c.LogOutput = says(tt.meta), io.Discard
+				bad, err := memberlist.Create(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for range 12 {
+					_, _ = bad.Join([]string{at(1).String()})
+					time.Sleep(10 * time.Second)
+				}
+				if !converged(all...) || len(all[0].Members()) != 2 || all[0].Stats().Refused == 0 {
+					t.Errorf("n1 sees %v, counted %+v", all[0].sees(), all[0].Stats())
+				}
+				if got := all[0].logs.count(tt.want); got < 1 || got > 2 { // the entry, and the table
+					t.Errorf("said %d times what is wrong, want once", got)
+				}
+				if err := bad.Shutdown(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // names is a DNS whose answers change.

@@ -12,9 +12,10 @@ import (
 )
 
 const (
-	rejoinEvery = 15 * time.Second // give or take half
-	rejoinFirst = time.Second      // after the first attempt, while nobody was met
-	backoffMax  = 2 * time.Minute
+	rejoinEvery  = 15 * time.Second // give or take half
+	rejoinFirst  = time.Second      // after the first attempt, while nobody was met
+	backoffMax   = 2 * time.Minute
+	seedPatience = 3 // failures in a row before a word about a seed
 )
 
 // rejoiner joins what should be there and is not.
@@ -27,6 +28,7 @@ type rejoiner struct {
 	failures atomic.Uint64
 
 	// Of run alone.
+	named    []netip.AddrPort // what the seeds were resolved to last
 	known    []netip.AddrPort // from the last life, until somebody is met
 	attempts map[netip.AddrPort]*attempt
 }
@@ -88,14 +90,28 @@ func (r *rejoiner) round(ctx context.Context, join func(addr string) error) {
 		}
 		a.last = time.Now()
 		r.joins.Add(1)
-		if err := join(addr.String()); err != nil {
-			a.failures++
-			r.failures.Add(1)
-			r.log.DebugContext(ctx, "cannot join", "gossip", addr.String(), "err", err)
-			continue
+		err := join(addr.String())
+		if ctx.Err() != nil {
+			return
 		}
-		a.failures = 0
+		r.count(ctx, addr, a, err)
 	}
+}
+
+// count notes how an attempt went. Members that are down were spoken of; what is wrong
+// with a seed is said once.
+func (r *rejoiner) count(ctx context.Context, addr netip.AddrPort, a *attempt, err error) {
+	if err == nil {
+		a.failures = 0
+		return
+	}
+	a.failures++
+	r.failures.Add(1)
+	level := slog.LevelDebug
+	if a.failures == seedPatience && slices.Contains(r.named, addr) {
+		level = slog.LevelWarn
+	}
+	r.log.Log(ctx, level, "cannot join, trying on", "gossip", addr.String(), "err", joinText(err, addr.String()))
 }
 
 func (r *rejoiner) attempt(addr netip.AddrPort) *attempt {
@@ -109,7 +125,8 @@ func (r *rejoiner) attempt(addr netip.AddrPort) *attempt {
 
 // wanted returns the addresses that should be alive and are not, each once.
 func (r *rejoiner) wanted(ctx context.Context) []netip.AddrPort {
-	all := append(r.seeds.resolve(ctx), r.table.missing()...)
+	r.named = r.seeds.resolve(ctx)
+	all := slices.Concat(r.named, r.table.missing())
 	if r.table.hasMet() {
 		r.known = nil
 	}

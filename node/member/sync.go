@@ -157,7 +157,7 @@ func (s *Syncer) fetch(ctx context.Context, id string) {
 		return
 	}
 	if err := s.table.Merge(resp.GetView()); err != nil {
-		if _, ok := s.limit.take(); ok {
+		if _, ok := s.limit.takeNews(err.Error()); ok {
 			s.log.WarnContext(ctx, refusedTable, "member", id, "err", err)
 		}
 	}

@@ -20,6 +20,8 @@ const (
 	tombstoneAge = 24 * time.Hour
 )
 
+var errSelf = errors.New("a member cannot forget itself")
+
 var errFull = fmt.Errorf("the table holds %d entries already", maxEntries)
 
 // table is what this process knows about members, from whatever source. It is
@@ -150,9 +152,9 @@ func (t *table) compareSpec(m ring.Member) {
 	}
 }
 
-// complain logs what a remote did wrong, unless it does so all the time.
+// complain logs what a remote did wrong, once.
 func (t *table) complain(msg string, err error) {
-	if _, ok := t.limit.take(); ok {
+	if _, ok := t.limit.takeNews(err.Error()); ok {
 		t.log.Warn(msg, "err", err) //nolint:sloglint // constants of the callers
 	}
 }
@@ -281,7 +283,7 @@ func (t *table) writeOwn(change func(*ring.Member)) error {
 	change(&own)
 	own.Epoch = t.members.NextEpoch()
 	if own.State == ring.Forgotten {
-		return errors.New("a member cannot forget itself")
+		return errSelf
 	}
 	if err := t.put(own); err != nil {
 		return err
@@ -345,6 +347,29 @@ func (t *table) forget(ctx context.Context, e ring.Member) {
 	if err := t.put(e); err == nil {
 		t.log.WarnContext(ctx, "member was down for too long and is forgotten", "member", e.ID, "epoch", e.Epoch)
 	}
+}
+
+// forgetDown forgets a member because somebody says so.
+func (t *table) forgetDown(ctx context.Context, id string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, ok := t.members.Get(id)
+	switch {
+	case id == t.id:
+		return errSelf
+	case !ok:
+		return ErrUnknown
+	case e.State.IsTombstone():
+		return nil
+	case t.record(id).up:
+		return ErrUp
+	}
+	e.State = ring.Forgotten
+	if err := t.put(e); err != nil {
+		return err
+	}
+	t.log.WarnContext(ctx, "member is forgotten by order", "member", id, "epoch", e.Epoch)
+	return nil
 }
 
 // drop ends a tombstone. Its epoch stays known for as long again, or else others

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -38,7 +39,7 @@ func (h *half) write(data []byte, lost bool, delay time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.unread {
-		return io.ErrClosedPipe
+		return syscall.EPIPE
 	}
 	if h.silent = h.silent || lost; !h.silent {
 		h.chunks = append(h.chunks, chunk{append([]byte(nil), data...), time.Now().Add(delay)})
