@@ -110,13 +110,13 @@ type atlas struct {
 // may be the only ones to hold what is asked for (cluster.md 4.5). Spare ranks
 // of both come last.
 func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
-	all := group{region: region}
+	g := group{region: region, ranks: make([]candidate, 0, ring.MaxReplicas+3)}
 	add := func(t *ring.Table, from int, ranks []ring.Index, active bool) {
 		for rank, i := range ranks {
 			m := v.Member(i)
-			known := slices.ContainsFunc(all.ranks, func(n candidate) bool { return n.id == m.ID })
+			known := slices.ContainsFunc(g.ranks, func(n candidate) bool { return n.id == m.ID })
 			if !known && (m.State == ring.Active || !active) {
-				all.ranks = append(all.ranks, a.candidate(m, from+rank < t.ReplicaCount(region)))
+				g.ranks = append(g.ranks, a.candidate(m, from+rank < t.ReplicaCount(region)))
 			}
 		}
 	}
@@ -127,12 +127,12 @@ func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
 	add(next, n, next.Ranks(region, p)[n:], true)
 	add(current, c, current.Ranks(region, p)[c:], false)
 
-	up := group{region: region, ranks: slices.DeleteFunc(slices.Clone(all.ranks), func(n candidate) bool { return !n.usable })}
-	if len(up.ranks) > 0 {
-		return up
+	out := func(n candidate) bool { return !n.usable }
+	if !slices.ContainsFunc(g.ranks, func(n candidate) bool { return n.usable }) {
+		out = func(n candidate) bool { return !n.replica }
 	}
-	all.ranks = slices.DeleteFunc(all.ranks, func(n candidate) bool { return !n.replica })
-	return all
+	g.ranks = slices.DeleteFunc(g.ranks, out)
+	return g
 }
 
 func (a atlas) candidate(m ring.Member, replica bool) candidate {

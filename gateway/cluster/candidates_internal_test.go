@@ -289,13 +289,15 @@ func TestFirstLimitAndHedgeDelay(t *testing.T) {
 		limit time.Duration
 		hedge time.Duration
 	}{
-		{"nothing known", candidate{}, cache.OnlyIfCached, 1500 * ms, 15 * ms},
-		{"our zone", candidate{local: true}, cache.OnlyIfCached, 1500 * ms, 5 * ms},
-		{"slow", candidate{local: true, stats: p95(400 * ms)}, cache.OnlyIfCached, 2100 * ms, 400 * ms},
-		{"very slow", candidate{stats: p95(2000 * ms)}, cache.OnlyIfCached, 3000 * ms, 2000 * ms},
-		{"may fill", candidate{local: true, stats: p95(400 * ms)}, cache.AllowFill, 0, 400 * ms},
-		{"far", candidate{far: true, stats: peers.Stats{RTT: 80 * ms}}, cache.OnlyIfCached, 0, 160 * ms},
-		{"far, nothing known", candidate{far: true}, cache.OnlyIfCached, 0, 100 * ms},
+		{"nothing known", candidate{usable: true}, cache.OnlyIfCached, 1500 * ms, 15 * ms},
+		{"our zone", candidate{usable: true, local: true}, cache.OnlyIfCached, 1500 * ms, 5 * ms},
+		{"slow", candidate{usable: true, local: true, stats: p95(400 * ms)}, cache.OnlyIfCached, 2100 * ms, 400 * ms},
+		{"very slow", candidate{usable: true, stats: p95(2000 * ms)}, cache.OnlyIfCached, 3000 * ms, 2000 * ms},
+		{"may fill", candidate{usable: true, local: true, stats: p95(400 * ms)}, cache.AllowFill, 0, 400 * ms},
+		{"far", candidate{usable: true, far: true, stats: peers.Stats{RTT: 80 * ms}}, cache.OnlyIfCached, 0, 160 * ms},
+		{"nobody there", candidate{}, cache.AllowFill, 1500 * ms, 15 * ms},
+		{"far, nobody there", candidate{far: true}, cache.OnlyIfCached, 1500 * ms, 100 * ms},
+		{"far, nothing known", candidate{usable: true, far: true}, cache.OnlyIfCached, 0, 100 * ms},
 	}
 	for _, test := range tests {
 		if limit, hedge := firstLimit(test.n, test.mode), hedgeDelay(test.n); limit != test.limit || hedge != test.hedge {

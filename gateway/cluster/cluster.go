@@ -16,8 +16,9 @@
 //   - When a coordinator says no, for whatever reason, all who may hold a copy
 //     are asked for it before that is the answer: a build never fails while any
 //     copy exists. An absent list is absent at once.
-//   - When nobody is reachable for 2 s, Config.Upstream is asked, if there is one and
-//     the module is public, else the answer is cache.Busy.
+//   - When nobody is reachable for 2 s, or was a moment ago, Config.Upstream is
+//     asked, if there is one and the module is public, else the answer is
+//     cache.Busy.
 //
 // A read that takes longer than its node usually does is hedged: another replica
 // may answer what it holds. Nothing here ever gives two nodes leave to fill at the
@@ -125,6 +126,7 @@ type Cluster struct {
 	metrics *metrics
 	atlas   atlas
 	budget  *budget
+	outage  outage
 	spools  *spools
 	permits chan struct{} // of last resorts
 }

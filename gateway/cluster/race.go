@@ -104,9 +104,10 @@ func (c *Cluster) guard(ctx context.Context, err *error) {
 // firstLimit is how long n may take for its first message, 0 for as long as
 // between two. What it holds comes soon; if it has joined a fill, the first sign
 // of life comes after a heartbeat. Where a fill may begin, or the way is long,
-// leaving early costs more than waiting.
+// leaving early costs more than waiting; but not where nobody is believed to be
+// there.
 func firstLimit(n candidate, mode cache.Mode) time.Duration {
-	if n.far || mode == cache.AllowFill {
+	if n.usable && (n.far || mode == cache.AllowFill) {
 		return 0
 	}
 	return min(wire.Silence, max(4*n.stats.P95, wire.Heartbeat)+wire.Heartbeat/2)

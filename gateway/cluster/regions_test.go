@@ -224,6 +224,40 @@ func TestPersistence(t *testing.T) {
 	})
 }
 
+// While nobody is there, not everybody waits for that to change.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newNodes(t, "eu/a/n1")
+		f.nodes["n1"].holds[modName] = []byte("m")
+		away := func(err error) { f.change("n1", func(n *fakeNode) { n.fails = err }) }
+		c := newCluster(t, f, nil)
+		waits := func(want bool) {
+			t.Helper()
+			start := time.Now()
+			if _, _, err := get(t, c, request(t, modName)); !reasonIs(err, cache.Busy) {
+				t.Errorf("got %v, want Busy", err)
+			}
+			if took := time.Since(start); (took > 0) != want || took > 2*time.Second {
+				t.Errorf("took %v, want a wait %t", took, want)
+			}
+		}
+		away(unavailable)
+		waits(true)
+		for range 30 {
+			waits(false)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(10 * time.Second)
+		waits(true)
+		waits(false)
+		away(nil)
+		checkGet(t, c, request(t, modName), []byte("m"))
+		away(unavailable)
+		waits(true)
+	})
+}
+
 // A caller that leaves gets its own error, and nobody is asked on its behalf any
 // more.
 func TestCallerLeaves(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -13,8 +14,10 @@ import (
 
 // Times of a search.
 const (
-	// persistence is how long nobody may be reachable before that is the answer.
-	persistence = 2 * time.Second
+	// persistence is how long nobody may be reachable before that is the answer, and
+	// outageMemory how long that stays the answer without waiting anew.
+	persistence  = 2 * time.Second
+	outageMemory = 10 * time.Second
 	// elsewhereLimit is how long other regions may take to offer a copy of what our
 	// own cannot give.
 	elsewhereLimit = 2 * time.Second
@@ -48,8 +51,10 @@ type search struct {
 // find asks the cluster. Its errors are *cache.Error, or the context's.
 func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 	c.budget.earn()
-	start := time.Now()
-	pause := jitter()
+	start, patience, pause := time.Now(), persistence, jitter()
+	if q.avoid == "" && c.outage.lasts() {
+		patience = 0
+	}
 	s := &search{Cluster: c, question: q, immutable: q.req.Target.Kind.Immutable()}
 	if q.avoid != "" {
 		s.bad = []string{q.avoid}
@@ -58,10 +63,12 @@ func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 		r, err := s.round(ctx)
 		switch {
 		case err == nil || !errors.Is(err, errExhausted):
+			c.outage.end()
 			return r, err
 		case s.busy != nil:
 			return reply{}, c.overload(s.busy)
-		case time.Since(start)+pause > persistence:
+		case time.Since(start)+pause > patience:
+			c.outage.begin()
 			return c.lastResort(ctx, q, s.last)
 		}
 		if err := sleep(ctx, pause); err != nil {
@@ -70,6 +77,28 @@ func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 		pause *= 4
 		s.bad, s.heard = nil, nil
 	}
+}
+
+// outage is a time in which nobody can be reached. The zero outage is over.
+type outage struct {
+	mu    sync.Mutex
+	since time.Time // when it was noticed last
+}
+
+func (o *outage) begin() { o.set(time.Now()) }
+func (o *outage) end()   { o.set(time.Time{}) }
+
+func (o *outage) set(since time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.since = since
+}
+
+// lasts tells whether it is worth no more than one try.
+func (o *outage) lasts() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return time.Since(o.since) < outageMemory
 }
 
 // round asks everybody once.
