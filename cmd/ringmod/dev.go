@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -61,13 +62,20 @@ func devCommand() *cobra.Command {
 	flags.IntVar(&d.nodes, "nodes", 3, "how many `nodes`")
 	flags.IntVar(&d.regions, "regions", 1, "how many `regions` they are spread over")
 	flags.IntVar(&d.gateways, "gateways", 1, "how many `gateways`, spread likewise")
-	d.options.bind(flags)
-	d.options.logLevel = "warn"
-	flags.Lookup("log-level").DefValue = "warn"
-	for _, name := range []string{"gossip-addr", "advertise-addr", "join", "node-id", "region", "zone", "weight", "data-dir", "gossip-key-file", "peer-cert", "peer-key", "peer-ca", "insecure"} {
-		_ = flags.MarkHidden(name) // they are of a single member
-	}
+	d.bind(flags)
 	return cmd
+}
+
+// bind offers the settings that all members have in common, and where the first of
+// them listen.
+func (d *dev) bind(flags *pflag.FlagSet) {
+	o := &d.options
+	o.bindAddrs(flags)
+	o.bindRing(flags)
+	o.bindSources(flags)
+	o.bindCommon(flags)
+	o.logLevel = "warn"
+	flags.Lookup("log-level").DefValue = "warn"
 }
 
 // freeOr returns addr, or any port of its host when it is taken.
@@ -94,7 +102,7 @@ func (d *dev) resolve() error {
 	if d.regions > d.nodes {
 		return usagef("--regions %d needs as many --nodes, not %d", d.regions, d.nodes)
 	}
-	d.options.gossipAddr = "127.0.0.1:0"
+	d.options.gossipAddr, d.options.region, d.options.weight = "127.0.0.1:0", "default", 1
 	return d.options.resolve()
 }
 

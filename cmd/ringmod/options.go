@@ -57,15 +57,9 @@ type options struct {
 // bind offers the flags that a process of these parts has.
 func (o *options) bind(flags *pflag.FlagSet) {
 	flags.SortFlags = false
-	if o.parts.gateway {
-		flags.StringVar(&o.httpAddr, "http-addr", "127.0.0.1:8080", "`address` of the GOPROXY protocol, /healthz, /readyz and the web page")
-	}
-	if o.parts.node {
-		flags.StringVar(&o.grpcAddr, "grpc-addr", "127.0.0.1:8082", "`address` of the node's gRPC services")
-	}
-	flags.StringVar(&o.gossipAddr, "gossip-addr", "127.0.0.1:8083", "`address` of cluster membership, UDP and TCP")
-	flags.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "`address` of /metrics, /debug/pprof, /healthz and /readyz")
+	o.bindAddrs(flags)
 	o.bindMember(flags)
+	o.bindRing(flags)
 	if o.parts.node {
 		o.bindNode(flags)
 	}
@@ -77,22 +71,37 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	o.bindCommon(flags)
 }
 
+func (o *options) bindAddrs(flags *pflag.FlagSet) {
+	if o.parts.gateway {
+		flags.StringVar(&o.httpAddr, "http-addr", "127.0.0.1:8080", "`address` of the GOPROXY protocol, /healthz, /readyz and the web page")
+	}
+	if o.parts.node {
+		flags.StringVar(&o.grpcAddr, "grpc-addr", "127.0.0.1:8082", "`address` of the node's gRPC services")
+	}
+	flags.StringVar(&o.adminAddr, "admin-addr", "127.0.0.1:8081", "`address` of /metrics, /debug/pprof, /healthz and /readyz")
+}
+
 func (o *options) bindMember(flags *pflag.FlagSet) {
+	flags.StringVar(&o.gossipAddr, "gossip-addr", "127.0.0.1:8083", "`address` of cluster membership, UDP and TCP")
 	flags.StringVar(&o.advertiseAddr, "advertise-addr", "", "`IP` that other members reach this one at (default: the one it listens on)")
 	flags.StringArrayVar(&o.join, "join", nil, "`host:port` where a member gossips, repeatable; names are resolved anew at each attempt")
 	if o.parts.gateway && !o.parts.node {
 		flags.StringArrayVar(&o.viewFrom, "view-from", nil, "`host:port` of a node's gRPC, repeatable: learn the members from there instead of by gossip")
 	}
-	flags.StringVar(&o.cluster, "cluster", defaultCluster, "`name` of the cluster; members of another one are refused")
 	flags.StringVar(&o.nodeID, "node-id", "", "`name` of this member (default: the host name, which a node keeps in its data folder)")
 	flags.StringVar(&o.region, "region", "default", "`region` of this process")
 	flags.StringVar(&o.zone, "zone", "", "`zone` of this process within its region")
-	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present; the same at all members")
 	flags.StringVar(&o.gossipKeyFile, "gossip-key-file", "", "`file` of keys that encrypt gossip, the first one is used; see 'ringmod certs'")
 	flags.StringVar(&o.peerCert, "peer-cert", "", "certificate `file` of this member; see 'ringmod certs'")
 	flags.StringVar(&o.peerKey, "peer-key", "", "key `file` of --peer-cert")
 	flags.StringVar(&o.peerCA, "peer-ca", "", "`file` of the authorities that sign members' certificates")
 	flags.BoolVar(&o.insecure, "insecure", false, "listen beyond loopback without certificates or a gossip key: whoever reaches us is believed")
+}
+
+// bindRing offers what must be the same at all members.
+func (o *options) bindRing(flags *pflag.FlagSet) {
+	flags.StringVar(&o.cluster, "cluster", defaultCluster, "`name` of the cluster; members of another one are refused")
+	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present; the same at all members")
 }
 
 func (o *options) bindNode(flags *pflag.FlagSet) {
@@ -141,7 +150,10 @@ func (o *options) resolve() error {
 	}
 	if o.upstream == "" {
 		list, err := goEnv("GOPROXY")
-		if err != nil {
+		switch {
+		case err != nil && !o.parts.node: // its last resort, which it can do without
+			list = "off"
+		case err != nil:
 			return usagef("asking the go command for GOPROXY: %w; give --upstream", err)
 		}
 		o.upstream, o.upstreamOfGo = list, true
