@@ -165,3 +165,21 @@ func TestRealServeByDefault(t *testing.T) {
 	g.Write("go.mod", "module example.com/m\n")
 	g.Must("mod", "download", "golang.org/x/mod@v0.20.0")
 }
+
+// TestRealCluster tries a cluster as a new user would: a real download through a
+// gateway, once more from what the nodes hold, and the table of its members.
+func TestRealCluster(t *testing.T) { //nolint:paralleltest // needs the machine for itself
+	p := harness.Dev(t, t.TempDir(), "--nodes", "3", "--gateways", "2", "--upstream", realUpstream(t))
+	for range 2 {
+		download(t, "GOPROXY="+p.URL())
+	}
+	status, stdout, stderr := harness.Run(t, nil, "status", "--addr", p.GRPC)
+	for _, member := range []string{"n1", "n2", "n3", "g1", "g2"} {
+		if !regexp.MustCompile("(?m)^" + member + " .* active  up ").MatchString(stdout) {
+			t.Errorf("status shows no member %s that is up:\n%s", member, stdout)
+		}
+	}
+	if status != 0 || stderr != "" || !strings.Contains(stdout, "All is well: 5 members") {
+		t.Errorf("exit status %d, stderr %q, and the verdict of\n%s", status, stderr, stdout)
+	}
+}

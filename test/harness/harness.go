@@ -71,6 +71,14 @@ func ServeEnv(t testing.TB, env []string, flags ...string) *Process {
 	return start(t, "", nil, env, args)
 }
 
+// Dev starts "ringmod dev" on free ports, waits for its ready line, and ends it with
+// the test. Its temporary data goes below the folder tmp.
+func Dev(t testing.TB, tmp string, flags ...string) *Process {
+	t.Helper()
+	args := append([]string{"dev", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"}, flags...)
+	return start(t, "", nil, []string{"TMPDIR=" + tmp}, args)
+}
+
 // Run executes a ringmod command that is expected to end by itself and returns
 // its exit status and what it printed.
 func Run(t testing.TB, env []string, args ...string) (status int, stdout, stderr string) {
