@@ -21,6 +21,8 @@ import (
 const (
 	noesPerFill = 10 // lines about refused handshakes at once
 	noesFill    = 10 * time.Second
+	noesPerHost = time.Minute // between two of them about one host
+	noesHosts   = 256         // that are remembered
 )
 
 // Server returns what a server of a member needs: the client's certificate is
@@ -159,35 +161,60 @@ func (c *Credentials) tellRefused(conn net.Conn, err error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return
 	}
-	dropped, ok := c.noes.take()
+	remote := conn.RemoteAddr().String()
+	dropped, ok := c.noes.take(remote)
 	if dropped > 0 {
 		c.log.Warn("more connections were refused than fit in here", "connections", dropped)
 	}
 	if ok {
-		c.log.Warn("connection was refused", "remote", conn.RemoteAddr().String(), "err", err)
+		c.log.Warn("connection was refused", "remote", remote, "err", blame(err))
 	}
 }
 
-// limiter lets 10 lines in 10 s pass: anybody can knock.
+// blame says what TLS means.
+func blame(err error) error {
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return fmt.Errorf("the other end runs without certificates: %w", err)
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "remote error" { // an alert of TLS
+		return fmt.Errorf("the other end does not accept our certificate, and knows why: %w", err)
+	}
+	return err
+}
+
+// limiter lets 10 lines in 10 s pass, and one a minute about each host: anybody can
+// knock.
 type limiter struct {
 	mu      sync.Mutex // guards what follows
 	filled  time.Time
 	left    int
 	dropped int
+	hosts   map[string]time.Time
 }
 
-// take says whether another line may be written, and how many were not before it.
-func (l *limiter) take() (dropped int, ok bool) {
+// take says whether a line about addr may be written, and how many were not before it.
+func (l *limiter) take(addr string) (dropped int, ok bool) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = addr
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.filled.IsZero() || time.Since(l.filled) >= noesFill {
 		l.filled, l.left = time.Now(), noesPerFill
 		dropped, l.dropped = l.dropped, 0
 	}
+	if last, known := l.hosts[host]; known && time.Since(last) < noesPerHost {
+		return dropped, false
+	}
 	if l.left == 0 {
 		l.dropped++
-		return 0, false
+		return dropped, false
 	}
+	if l.hosts == nil || len(l.hosts) >= noesHosts {
+		l.hosts = make(map[string]time.Time)
+	}
+	l.hosts[host] = time.Now()
 	l.left--
 	return dropped, true
 }

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/wire"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
@@ -35,12 +38,12 @@ func newPorts(t *testing.T) *ports {
 }
 
 // serve offers services at addr until the returned function is called.
-func (p *ports) serve(addr string, register func(grpc.ServiceRegistrar)) (stop func()) {
+func (p *ports) serve(addr string, register func(grpc.ServiceRegistrar), options ...grpc.ServerOption) (stop func()) {
 	l := bufconn.Listen(1 << 16)
 	p.mu.Lock()
 	p.open[addr] = l
 	p.mu.Unlock()
-	server := grpc.NewServer(wire.ServerOptions(&wire.Pool{})...)
+	server := grpc.NewServer(append(wire.ServerOptions(&wire.Pool{}), options...)...)
 	register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
@@ -420,6 +423,60 @@ func TestFollowerConfigIsChecked(t *testing.T) {
 	if f.View() == nil || len(f.Members()) != 0 || f.Up("n1") {
 		t.Error("knows somebody before it has asked anybody")
 	}
+}
+
+// certified returns the credentials of a member, from files as a process has them.
+func certified(t *testing.T, ca *identity.CA, role identity.Role, id string) *identity.Credentials {
+	t.Helper()
+	cert, key, err := ca.Issue(identity.Identity{Cluster: "test", Role: role, ID: id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, _, err := ca.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cfg := identity.Config{Cert: filepath.Join(dir, "cert"), Key: filepath.Join(dir, "key"), CA: filepath.Join(dir, "ca")}
+	for name, b := range map[string][]byte{cfg.Cert: cert, cfg.Key: key, cfg.CA: root} {
+		if err := os.WriteFile(name, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := identity.Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// With certificates it follows only who proves to be who it should be.
+func TestFollowerChecksIdentity(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ca, err := identity.NewCA("test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports := newPorts(t)
+		serve := func(addr, id string) (stop func()) {
+			return ports.serve(addr, func(r grpc.ServiceRegistrar) {
+				ringmodv1.RegisterClusterServiceServer(r, &ticker{first: wholeView(entry("n1", 5), entry("n2", 6))})
+			}, certified(t, ca, identity.Node, id).ServerOptions()...)
+		}
+		stop := serve("10.0.0.9:1", "n1")
+		serve("n2:8082", "n3") // pretends to be n2
+		us := certified(t, ca, identity.Gateway, "g1")
+		f := ports.follow(func(c *FollowerConfig) { c.Credentials = us.Client }, "10.0.0.9:1")
+		<-f.Joined()
+		stop()
+		time.Sleep(time.Minute)
+		if got := f.logs.count("it names node n3, not node n2"); got != 1 {
+			t.Errorf("said %d times that another member answers, want once", got)
+		}
+		serve("n1:8082", "n1")
+		within(t, time.Minute, func() bool { return f.logs.count("following a member") == 2 })
+	})
 }
 
 // Nothing that a member sends breaks a follower.
