@@ -10,10 +10,11 @@ import (
 
 // What follows reads the table.
 
-func (t *table) clone() *ring.Members {
+// known returns what views are built from.
+func (t *table) known() (ring.Spec, *ring.Members) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.members.Clone()
+	return t.spec, t.members.Clone()
 }
 
 // seen returns a copy of all entries, and the ids of those that are in and down.
