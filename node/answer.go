@@ -76,6 +76,11 @@ func (s *sender) do(send func() error) error {
 func (s *sender) stop() {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
+	s.silence()
+}
+
+// silence is stop for who has the turn.
+func (s *sender) silence() {
 	if s.beat != nil {
 		s.beat.Stop()
 		s.beat = nil
@@ -103,6 +108,7 @@ func (s *sender) chunk(offset int64, buf *[]byte) error {
 
 func (s *sender) trailer(size int64, sum []byte, p proof) error {
 	return s.do(func() error {
+		s.silence() // one that is due now would come behind the end
 		t := &ringmodv1.Trailer{Size: uint64(size), Sha256: sum, H1: p.h1, Verified: p.verified}
 		return s.stream.Send(&ringmodv1.GetResponse{Part: &ringmodv1.GetResponse_Trailer{Trailer: t}})
 	})

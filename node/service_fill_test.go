@@ -220,3 +220,21 @@ func TestServiceRealNodeSlowUpstream(t *testing.T) {
 		}
 	})
 }
+
+// No sign of life comes behind the end of a fill, also when both are due at the
+// same time.
+func TestServiceEndsOnABeat(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		synctest.Test(t, func(t *testing.T) {
+			piece := bytes.Repeat([]byte{'x'}, 100)
+			cc := serveCache(t, node.ServiceConfig{Cache: cacheFunc(func(context.Context, cache.Request) (*cache.Object, error) {
+				return &cache.Object{Size: -1, Source: cache.Upstream, Body: &stutter{[][]byte{piece}, wire.Heartbeat, io.EOF}}, nil
+			})})
+			got, _, err := fetchWire(t.Context(), cc, cache.Request{Target: fileOf(t, modPath, modVers, target.Zip)}, wire.Options{})
+			if err != nil || !bytes.Equal(got, piece) {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
