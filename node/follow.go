@@ -82,6 +82,8 @@ type bytesBody struct{ *bytes.Reader }
 
 func (bytesBody) Close() error { return nil }
 
+var errBegunAnew = errors.New("the source broke off, and what goes on has other bytes")
+
 // fillReader reads a zip while it is being written, never beyond what the
 // flight has released.
 type fillReader struct {
@@ -98,7 +100,7 @@ func (r *fillReader) wait() (int64, error) {
 		s := r.flight.state()
 		switch {
 		case s.pending != r.pending:
-			return 0, &cache.Error{Reason: cache.Broken, Text: "the source broke off, and what goes on has other bytes"}
+			return 0, &cache.Error{Reason: cache.Broken, Text: errBegunAnew.Error(), Err: errBegunAnew}
 		case s.readable > r.offset:
 			return s.readable - r.offset, nil
 		case s.verified:

@@ -273,9 +273,9 @@ func TestHandOverToOtherBytes(t *testing.T) {
 				n, mem := newNode(t, node.Config{Upstream: newScripted(nil), Peers: peers})
 				var callers sync.WaitGroup
 				callers.Go(func() {
-					got, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, zipName)})
-					if err == nil || len(got) == 0 {
-						t.Errorf("who had bytes of the first got %d bytes and %v, want an error", len(got), err)
+					got, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, zipName)})
+					if err == nil || len(got) == 0 || len(got) >= int(obj.Size) {
+						t.Errorf("who had bytes of the first got %d of %d and %v, want an error", len(got), obj.Size, err)
 					}
 				})
 				callers.Go(func() {
@@ -434,4 +434,30 @@ func TestOfflineWithPeers(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The fill that whoever takes over has joined may itself begin anew.
+func TestTakeOverOfAFillThatBeginsAnew(t *testing.T) {
+	t.Parallel()
+	zip, _ := zipOf(t, 1<<20)
+	other := bytes.Repeat([]byte{'x'}, 400<<10)
+	synctest.Test(t, func(t *testing.T) {
+		peers := newPeers(t, "near1", "self")
+		peers.home = func(context.Context, string, cache.Request) (*cache.Object, error) { return nil, trouble("near1") }
+		calls := 0
+		peers.peek = func(target.Target) (*cache.Object, error) {
+			if calls++; calls != 2 { // the second is of the fill that was joined
+				return nil, &cache.Error{Reason: cache.NotCached}
+			}
+			obj := filling(other, int64(len(other))+1, trouble("near2"), "")
+			obj.Body.(*partly).Reader = &slowly{obj.Body.(*partly).Reader}
+			return obj, nil
+		}
+		up := newScripted(map[string]string{zipName: string(zip)})
+		n, _ := newNode(t, node.Config{Upstream: up, Peers: peers})
+		got, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, zipName), Whole: true})
+		if err != nil || !bytes.Equal(got, zip) || up.count(zipName) != 1 {
+			t.Errorf("%d bytes, %v, want %d", len(got), err, len(zip))
+		}
+	})
 }

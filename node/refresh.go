@@ -54,7 +54,11 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	n.refreshes[r.flightKey] = r
 	n.running.Go(func() {
 		defer n.endRefresh(r, !old.Fetched.IsZero())
-		ctx, done := n.lasting(ctx, refreshTimeout)
+		limit := refreshTimeout
+		if !r.direct {
+			limit *= 2 // or it would end before the one that it waits for
+		}
+		ctx, done := n.lasting(ctx, limit)
 		defer done()
 		start := time.Now()
 		err := n.runRefresh(ctx, t, old, r)

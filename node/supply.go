@@ -86,11 +86,15 @@ func (n *Node) askCoordinators(ctx context.Context, t target.Target, route []Coo
 	if err != nil {
 		return err
 	}
-	obj, err := n.follow(ctx, f, cache.Request{Target: t}, started)
-	if err != nil {
-		return err
+	for {
+		obj, err := n.follow(ctx, f, cache.Request{Target: t}, started)
+		if err == nil {
+			err = n.useObject(t, &supply{object: obj, own: f}, use)
+		}
+		if !errors.Is(err, errBegunAnew) {
+			return err
+		}
 	}
-	return n.useObject(t, &supply{object: obj, own: f}, use)
 }
 
 // useObject lets use take obj of a node, and closes it. The error is what the node has

@@ -128,7 +128,7 @@ func (z *zipFill) receive(ctx context.Context, s *supply) error {
 		at += int64(got)
 		switch {
 		case err == io.EOF && s.size >= 0 && at != s.size:
-			return &cache.Error{Reason: cache.Broken, Source: s.name, Text: fmt.Sprintf("sent %d bytes where it had announced %d", at, s.size)}
+			return s.miscounted(at)
 		case err == io.EOF && (at < z.written || (z.size >= 0 && at != z.size)):
 			return z.begin(at, at)
 		case err == io.EOF:
@@ -139,22 +139,29 @@ func (z *zipFill) receive(ctx context.Context, s *supply) error {
 	}
 }
 
+func (s *supply) miscounted(got int64) error {
+	return &cache.Error{Reason: cache.Broken, Source: s.name, Text: fmt.Sprintf("sent %d bytes where it had announced %d", got, s.size)}
+}
+
 // put takes the bytes of s at that place: those that are here are compared, the
 // others appended.
 func (z *zipFill) put(ctx context.Context, s *supply, at int64, b []byte) error {
-	if here := min(z.written-at, int64(len(b))); here > 0 {
-		if !z.has(at, b[:here]) {
-			if err := z.begin(at, s.size); err != nil {
-				return err
-			}
-			if s.object == nil {
-				z.follow(ctx)
-			}
-			here = 0
-		}
-		b = b[here:]
+	end := at + int64(len(b))
+	if s.size >= 0 && end > s.size {
+		return s.miscounted(end)
 	}
-	if len(b) == 0 {
+	here := max(0, min(z.written, end)-at)
+	tooMany := z.size >= 0 && end > z.size // who counts would take the first of them for all
+	if tooMany || !z.has(at, b[:here]) {
+		if err := z.begin(min(at, z.written), s.size); err != nil {
+			return err
+		}
+		if s.object == nil {
+			z.follow(ctx)
+		}
+		here = 0
+	}
+	if b = b[here:]; len(b) == 0 {
 		return nil
 	}
 	if _, err := z.pending.Write(b); err != nil {
@@ -170,6 +177,9 @@ func (z *zipFill) put(ctx context.Context, s *supply, at int64, b []byte) error 
 
 // has reports whether the file has these bytes at that place.
 func (z *zipFill) has(at int64, want []byte) bool {
+	if len(want) == 0 {
+		return true
+	}
 	got := make([]byte, len(want))
 	n, _ := z.file.ReadAt(got, at) // an error shows as too few bytes
 	return n == len(want) && bytes.Equal(got, want)
