@@ -101,7 +101,7 @@ func (o *options) bindMember(flags *pflag.FlagSet) {
 // bindRing offers what must be the same at all members.
 func (o *options) bindRing(flags *pflag.FlagSet) {
 	flags.StringVar(&o.cluster, "cluster", defaultCluster, "`name` of the cluster; members of another one are refused")
-	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present; the same at all nodes, whom gateways follow")
+	flags.IntVar(&o.replicas, "replicas", ring.DefaultSpec().Replicas, "`copies` in each region, 1 to 5, limited to the nodes present; the same at all members")
 }
 
 func (o *options) bindNode(flags *pflag.FlagSet) {

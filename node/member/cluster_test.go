@@ -56,28 +56,6 @@ func TestGatewayJoins(t *testing.T) {
 	})
 }
 
-// TestGatewayPlacesAsTheNodes starts a gateway whose own settings are not those of
-// the nodes: to it they would own nothing.
-func TestGatewayPlacesAsTheNodes(t *testing.T) {
-	t.Parallel()
-	inBubble(t, func(w *world) {
-		nodes := w.startAll(2, func(cfg *Config) { cfg.Spec.Replicas = 3 })
-		cfg := w.config(9)
-		cfg.Entry = ring.Member{ID: "g1", State: ring.Active, Role: ring.Gateway, Region: "eu"}
-		gateway := w.start(cfg, at(9))
-		time.Sleep(repaired)
-		if got, want := gateway.View().Digest(), nodes[0].View().Digest(); got != want {
-			t.Errorf("the gateway's view has digest %016x, the nodes' %016x", got, want)
-		}
-		if got := gateway.Snapshot().GetSpec().GetReplicas(); got != 3 {
-			t.Errorf("the gateway tells of %d replicas, want 3", got)
-		}
-		if got := nodes[0].View().Spec().Replicas; got != 3 {
-			t.Errorf("the nodes place %d replicas now, want 3", got)
-		}
-	})
-}
-
 func TestGatewayWaitsForNodes(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world) {

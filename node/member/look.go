@@ -10,11 +10,10 @@ import (
 
 // What follows reads the table.
 
-// known returns what views are built from.
-func (t *table) known() (ring.Spec, *ring.Members) {
+func (t *table) clone() *ring.Members {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.spec, t.members.Clone()
+	return t.members.Clone()
 }
 
 // seen returns a copy of all entries, and the ids of those that are in and down.

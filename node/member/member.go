@@ -100,8 +100,7 @@ type Config struct {
 	// and Addr are required of a node, ID, State, Role and Region of a gateway. Weight 0
 	// means 1. Boot, Epoch and Spec are filled in.
 	Entry ring.Member
-	// Spec is how objects are placed. Required, see ring.DefaultSpec. A gateway takes
-	// over the spec of the nodes it meets.
+	// Spec is how objects are placed. Required, see ring.DefaultSpec.
 	Spec ring.Spec
 	// Transport is closed when Run returns. Required.
 	Transport Transport
@@ -211,10 +210,10 @@ func New(cfg Config) (*Membership, error) {
 			return nil, err
 		}
 	}
-	m.table = newTable(cfg.Logger, cfg.Spec, cfg.Entry)
+	m.table = newTable(cfg.Logger, cfg.Entry)
 	m.views = &publisher{
 		log: cfg.Logger, changed: newNotice(), entries: m.table.entries, ups: m.table.ups,
-		newView: func() (*ring.View, error) { return cfg.NewView(m.table.known()) },
+		newView: func() (*ring.View, error) { return cfg.NewView(cfg.Spec, m.table.clone()) },
 	}
 	if err := m.views.build(); err != nil {
 		return nil, err
@@ -303,8 +302,7 @@ func class(n int) uint32 { return uint32(min(max(n, 0), maxClass)) }
 
 // Snapshot returns the table as others get it, for GetView and WatchView.
 func (m *Membership) Snapshot() *ringmodv1.View {
-	spec, members := m.table.known()
-	v := encodeView(m.cfg.Cluster, spec, members)
+	v := encodeView(m.cfg.Cluster, m.cfg.Spec, m.table.clone())
 	v.ViewDigest = m.View().Digest()
 	return v
 }

@@ -38,7 +38,6 @@ type table struct {
 	guard   signal // the own entry or a rival needs attention
 
 	mu      sync.Mutex // guards what follows
-	spec    ring.Spec  // of the tables that are built; a gateway takes over that of the nodes
 	members ring.Members
 	own     ring.Member // as written last; members may hold what others made of it
 	renew   bool        // own was written before the others' epochs were known
@@ -75,13 +74,12 @@ type tombstone struct {
 	at    time.Time
 }
 
-func newTable(log *slog.Logger, spec ring.Spec, own ring.Member) *table {
+func newTable(log *slog.Logger, own ring.Member) *table {
 	t := &table{
 		log:     log,
 		id:      own.ID,
 		boot:    own.Boot,
 		started: time.Now(),
-		spec:    spec,
 		own:     own,
 		renew:   true,
 		entries: newSignal(),
@@ -149,7 +147,7 @@ func (t *table) plausible(epoch uint64) bool {
 }
 
 func (t *table) compareSpec(m ring.Member) {
-	if t.own.Role == ring.Node && m.Role == ring.Node && m.Spec != t.own.Spec && !m.State.IsTombstone() {
+	if m.Role == ring.Node && m.Spec != t.own.Spec && !m.State.IsTombstone() {
 		t.log.Warn("member has other placement settings and owns nothing", "member", m.ID)
 	}
 }
@@ -258,36 +256,9 @@ func (t *table) merge(cluster string, v *ringmodv1.View) error {
 	if len(wrong) > 0 {
 		t.complain("entries of a table were refused", wrong[0])
 	}
-	t.takeSpec(v.GetSpec())
 	t.met = true
 	t.guard.give()
 	return nil
-}
-
-// takeSpec lets a gateway, which owns nothing, place as most nodes do: what it was
-// told itself may be a default. The caller holds mu.
-func (t *table) takeSpec(p *ringmodv1.RingSpec) {
-	spec, err := decodeSpec(p)
-	if t.own.Role != ring.Gateway || err != nil || spec.Hash() == t.spec.Hash() {
-		return
-	}
-	if theirs, ours := users(&t.members, spec), users(&t.members, t.spec); theirs <= ours {
-		return
-	}
-	t.log.Info("taking over the placement settings of the nodes", "replicas", spec.Replicas)
-	t.spec = spec
-	t.entries.give()
-}
-
-// users counts the nodes that place by spec.
-func users(members *ring.Members, spec ring.Spec) int {
-	n := 0
-	for _, e := range members.All() {
-		if e.Role == ring.Node && !e.State.IsTombstone() && e.Spec == spec.Hash() {
-			n++
-		}
-	}
-	return n
 }
 
 func (t *table) nextEpoch() uint64 {

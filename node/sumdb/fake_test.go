@@ -227,6 +227,7 @@ type rig struct {
 	remote  *remote
 	storage *storage
 	heads   *heads
+	members sumdb.Remote // for the next restart
 }
 
 func newRig(t testing.TB) *rig {
@@ -250,7 +251,7 @@ func (r *rig) restart() {
 		r.t.Fatal(err)
 	}
 	r.DB, err = sumdb.New(sumdb.Config{
-		Spec: spec, Remote: r.remote, Storage: r.storage, Heads: r.heads,
+		Spec: spec, Remote: r.remote, Members: r.members, Storage: r.storage, Heads: r.heads,
 		Logger: slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
 	})
 	if err != nil {

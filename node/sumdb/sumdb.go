@@ -66,7 +66,8 @@ type Remote interface {
 
 // Storage keeps verified bodies by the name of their target, for example
 // "sumdb/sum.golang.org/tile/8/0/001". The same name is only ever written with
-// other bytes when what was read under it had proven damaged.
+// other bytes when what was read under it had proven damaged, or when a record
+// came on two ways at the same time, with different heads behind it.
 type Storage interface {
 	// ReadFile returns what was written; absence matches fs.ErrNotExist.
 	ReadFile(ctx context.Context, name string) ([]byte, error)
