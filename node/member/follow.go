@@ -22,7 +22,7 @@ const (
 	firstWord    = 10 * time.Second // from the dial to the first message
 	silence      = 25 * time.Second // afterwards, two signs of life are missing
 	followPause  = 500 * time.Millisecond
-	followPauses = 15 * time.Second // the longest, while nobody answers
+	followPauses = 5 * time.Second // the longest, while nobody answers
 )
 
 var errSilent = errors.New("no sign of life")

@@ -201,7 +201,7 @@ func TestFollowerGoesOn(t *testing.T) {
 			t.Errorf("complained %d times in 5m, want once for each", got)
 		}
 		ports.member(all[0])
-		took = within(t, 25*time.Second, func() bool { return f.logs.count("following a member") == 3 })
+		took = within(t, 2*followPauses, func() bool { return f.logs.count("following a member") == 3 })
 		t.Logf("follows again %s after the first is back", took)
 		if err := all[0].SetReadOnly(t.Context(), true); err != nil {
 			t.Fatal(err)
@@ -383,7 +383,9 @@ func TestFollowerResolves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ports := newPorts(t)
 		names := &directory{to: make(map[string]string)}
-		ports.tell("10.0.0.9:8082", wholeView(entry("n1", 5)))
+		ports.serve("10.0.0.9:8082", func(r grpc.ServiceRegistrar) {
+			ringmodv1.RegisterClusterServiceServer(r, &ticker{first: wholeView(entry("n1", 5))})
+		})
 		f := ports.follow(func(c *FollowerConfig) { c.Resolver = names }, "nodes.example.com:8082")
 		for _, step := range []struct{ ip, logged string }{
 			{"", "seed cannot be resolved"}, {"10.0.0.8", "connection refused"}, {"10.0.0.9", "following a member"},
@@ -393,7 +395,7 @@ func TestFollowerResolves(t *testing.T) {
 				names.to["nodes.example.com"] = step.ip
 			}
 			names.mu.Unlock()
-			time.Sleep(20 * time.Second)
+			time.Sleep(2 * followPauses)
 			if got := f.logs.count(step.logged); got != 1 {
 				t.Errorf("%q is logged %d times, want once", step.logged, got)
 			}

@@ -156,7 +156,7 @@ func TestSyncerIsPatient(t *testing.T) {
 				}
 			}
 		}
-		tell(10*time.Second, 1)
+		tell(9*time.Second, 1)
 		// At 0, 1, 3 and 7 s; the dead one takes 5 s each time.
 		if got := slow.count(); got != 4 {
 			t.Errorf("asked the slow one at %v, want 4 times", slow.calls)
