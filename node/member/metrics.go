@@ -1,6 +1,8 @@
 package member
 
 import (
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ringmod/ringmod/ring"
@@ -10,6 +12,7 @@ import (
 type Observed interface {
 	Members() []Status
 	Stats() Stats
+	View() *ring.View
 }
 
 // NewCollector returns the metrics of a process's view of its cluster, read at each
@@ -22,6 +25,7 @@ func NewCollector(o Observed) prometheus.Collector {
 		observed: o,
 		members:  describe("members", "Members in the table by state and role.", "state", "role"),
 		up:       describe("members_up", "Members that are in and reachable, by state and role.", "state", "role"),
+		view:     describe("view", "Always 1; the digest is the same wherever placement is.", "digest"),
 	}
 	add := func(name, help string, kind prometheus.ValueType, value func(Stats) float64) {
 		c.stats = append(c.stats, stat{describe(name, help), kind, value})
@@ -42,9 +46,9 @@ func NewCollector(o Observed) prometheus.Collector {
 }
 
 type collector struct {
-	observed    Observed
-	members, up *prometheus.Desc
-	stats       []stat
+	observed          Observed
+	members, up, view *prometheus.Desc
+	stats             []stat
 }
 
 type stat struct {
@@ -81,6 +85,8 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
+	digest := fmt.Sprintf("%016x", c.observed.View().Digest())
+	out <- prometheus.MustNewConstMetric(c.view, prometheus.GaugeValue, 1, digest)
 	stats := c.observed.Stats()
 	for _, s := range c.stats {
 		out <- prometheus.MustNewConstMetric(s.desc, s.kind, s.value(stats))

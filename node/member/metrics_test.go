@@ -13,7 +13,7 @@ import (
 )
 
 // observed is a cluster as a process might see it.
-type observed struct{}
+type observed struct{ view *ring.View }
 
 func (observed) Members() []Status {
 	status := func(role ring.Role, state ring.State, up bool) Status {
@@ -29,8 +29,14 @@ func (observed) Stats() Stats {
 	return Stats{ViewChanges: 1, ViewErrors: 2, Refused: 3, Joins: 5, JoinFailures: 4, Health: 6}
 }
 
+func (o observed) View() *ring.View { return o.view }
+
 func TestMetrics(t *testing.T) {
 	t.Parallel()
+	view, err := ring.NewView(ring.DefaultSpec(), &ring.Members{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := `
 ringmod_gossip_health_score 6
 ringmod_members{role="gateway",state="active"} 1
@@ -52,10 +58,11 @@ ringmod_members_up{role="node",state="leaving"} 0
 ringmod_membership_refused_total 3
 ringmod_rejoin_failures_total 4
 ringmod_rejoins_total 5
+ringmod_view{digest="81fda63de87b7211"} 1
 ringmod_view_changes_total 1
 ringmod_view_errors_total 2
 `
-	if got := "\n" + exposed(t, observed{}); got != want {
+	if got := "\n" + exposed(t, observed{view}); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	lines := strings.Count(want, "\n") - 1

@@ -17,6 +17,7 @@ type Spec struct {
 	Zone   string
 	Host   Host     // nil: this machine, on loopback
 	Flags  []string // beyond those of the cluster, and over them
+	Env    []string // on top of the environment of the test
 }
 
 // Cluster is a number of nodes and gateways that a test has started, each a
@@ -31,7 +32,8 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	members map[string]*clusterMember
-	order   []string // names as they were started first
+	order   []string    // names as they were started first
+	placed  *ring.Table // by the nodes of members; nil: to be made
 }
 
 type clusterMember struct {
@@ -76,12 +78,13 @@ func (c *Cluster) Restart(name string) *Process {
 
 func (c *Cluster) start(m *clusterMember) *Process {
 	c.t.Helper()
-	p := start(c.t, m.spec.Name, m.spec.Host, nil, c.args(m))
+	p := start(c.t, m.spec.Name, m.spec.Host, m.spec.Env, c.args(m))
 	m.process = p
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, known := c.members[m.spec.Name]; !known {
 		c.order = append(c.order, m.spec.Name)
+		c.placed = nil
 	}
 	c.members[m.spec.Name] = m
 	return p

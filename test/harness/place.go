@@ -40,6 +40,9 @@ func (c *Cluster) Replicas(region, name string) []string {
 func (c *Cluster) table() *ring.Table {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.placed != nil {
+		return c.placed
+	}
 	var members ring.Members
 	for _, m := range c.members {
 		if m.command != "node" {
@@ -56,7 +59,8 @@ func (c *Cluster) table() *ring.Table {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return view.Current()
+	c.placed = view.Current()
+	return c.placed
 }
 
 // Place puts the files of a version on its replicas in every region, as if they

@@ -225,7 +225,7 @@ func (p *Process) Metric(prefix string) float64 {
 }
 
 func (p *Process) metric(prefix string) (float64, error) {
-	body, err := p.admin("/metrics")
+	body, err := p.admin("/metrics", startTimeout)
 	if err != nil {
 		return 0, err
 	}
@@ -245,8 +245,8 @@ func (p *Process) metric(prefix string) (float64, error) {
 }
 
 // admin reads a page of the admin address.
-func (p *Process) admin(path string) (string, error) {
-	ctx, cancel := context.WithTimeout(p.t.Context(), startTimeout)
+func (p *Process) admin(path string, within time.Duration) (string, error) {
+	ctx, cancel := context.WithTimeout(p.t.Context(), within)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Admin+path, nil)
 	if err != nil {

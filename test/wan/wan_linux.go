@@ -107,13 +107,15 @@ func (w *WAN) close() {
 // Set changes the path in one direction, for what is sent from now on.
 func (w *WAN) Set(from, to *Site, p Path) { w.link(from, to).set(p) }
 
-// SetBoth changes the path in both directions between each site of a and each of
-// b.
+// SetBoth changes the path in both directions between each site of a and each
+// other one of b.
 func (w *WAN) SetBoth(a, b []*Site, p Path) {
 	for _, from := range a {
 		for _, to := range b {
-			w.Set(from, to, p)
-			w.Set(to, from, p)
+			if from != to {
+				w.Set(from, to, p)
+				w.Set(to, from, p)
+			}
 		}
 	}
 }
