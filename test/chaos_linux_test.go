@@ -1,0 +1,184 @@
+package test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ringmod/ringmod/node/upstream/upstreamtest"
+	"github.com/ringmod/ringmod/test/harness"
+	"github.com/ringmod/ringmod/test/wan"
+)
+
+// chaos is a cluster at three sites, of which two are one region, that
+// misfortunes befall one after the other while clients read.
+type chaos struct {
+	*wan.WAN
+
+	t       *testing.T
+	random  *rand.Rand
+	cluster *harness.Cluster
+	fake    *upstreamtest.Server
+	doors   []string // URL of the upstream at each site
+	nodes   []string
+	broken  map[string]func() // what heals each node or link that is not well
+}
+
+// TestChaos lets random faults happen to real processes for CHAOSTIME, drawn
+// from CHAOSSEED, and checks all that the clients get.
+func TestChaos(t *testing.T) { //nolint:paralleltest // takes the whole machine
+	if testing.Short() {
+		t.Skip("see make chaos")
+	}
+	length, seed := 30*time.Second, uint64(time.Now().UnixNano())
+	if text := os.Getenv("CHAOSTIME"); text != "" {
+		var err error
+		if length, err = time.ParseDuration(text); err != nil {
+			t.Fatalf("CHAOSTIME: %v", err)
+		}
+	}
+	if text := os.Getenv("CHAOSSEED"); text != "" {
+		var err error
+		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
+			t.Fatalf("CHAOSSEED: %v", err)
+		}
+	}
+	t.Logf("CHAOSSEED=%d CHAOSTIME=%v", seed, length)
+	c := newChaos(t, seed)
+	c.run(length)
+}
+
+func newChaos(t *testing.T, seed uint64) *chaos {
+	t.Helper()
+	c := &chaos{
+		WAN: wan.New(t, 3, wan.Path{Delay: time.Millisecond}, seed), t: t, random: rand.New(rand.NewPCG(seed, 0)),
+		cluster: harness.NewCluster(t), fake: upstreamtest.NewUnstarted(t), broken: make(map[string]func()),
+	}
+	for _, site := range c.Sites {
+		c.doors = append(c.doors, serveAt(t, site, c.fake))
+	}
+	for range 6 {
+		c.join()
+	}
+	return c
+}
+
+// spec places the i-th member: sites take turns, the third is a region of its own.
+func (c *chaos) spec(name string, i int) harness.Spec {
+	site := i % len(c.Sites)
+	return harness.Spec{Name: name, Region: regionName(site / 2), Host: c.Sites[site], Flags: []string{"--upstream", c.doors[site]}}
+}
+
+func (c *chaos) join() {
+	name := fmt.Sprintf("n%d", len(c.nodes)+1)
+	c.cluster.StartNode(c.spec(name, len(c.nodes)))
+	c.nodes = append(c.nodes, name)
+}
+
+func (c *chaos) run(length time.Duration) {
+	t := c.t
+	var gateways []*harness.Process
+	for i := range c.Sites {
+		gateways = append(gateways, c.cluster.StartGateway(c.spec(fmt.Sprintf("g%d", i+1), i)))
+	}
+	c.cluster.WaitConverged()
+	objects := place(t, c.cluster, c.fake, modules(t, c.fake, "held", 40, 200<<10))
+	maps.Copy(objects, libraryOf(c.fake, modules(t, c.fake, "new", 40, 200<<10)))
+	l := startLoad(t, 12, objects, gateways...)
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		c.misfortune()
+		time.Sleep(time.Duration(c.random.Int64N(int64(3 * time.Second))))
+	}
+	for _, what := range slices.Sorted(maps.Keys(c.broken)) {
+		c.heal(what)
+	}
+	c.cluster.WaitConverged()
+	l.more(t, 500)
+	l.finish(t)
+	for _, gateway := range gateways {
+		readAll(t, gateway, objects)
+	}
+	for _, p := range c.cluster.Running() {
+		if strings.Contains(p.Log(), "panic") {
+			t.Errorf("%s has panicked", p.Name)
+		}
+	}
+	counts := map[int]int{}
+	for name := range objects {
+		counts[c.fake.Count("/"+name)]++
+	}
+	t.Logf("objects by number of upstream requests: %v", counts)
+}
+
+// misfortune breaks something, or heals something that is broken.
+func (c *chaos) misfortune() {
+	if n := len(c.broken); n > 0 && c.random.IntN(3) < n {
+		c.heal(pick(c.random, slices.Sorted(maps.Keys(c.broken))))
+		return
+	}
+	switch c.random.IntN(5) {
+	case 0:
+		c.hit("kill", func(p *harness.Process) func() {
+			p.Kill()
+			return func() { c.cluster.Restart(p.Name) }
+		})
+	case 1:
+		c.hit("freeze", func(p *harness.Process) func() {
+			p.Freeze()
+			return p.Thaw
+		})
+	case 2:
+		c.hit("restart", func(p *harness.Process) func() {
+			p.Stop()
+			c.cluster.Restart(p.Name)
+			return nil
+		})
+	case 3:
+		c.split()
+	case 4:
+		if len(c.nodes) < 12 {
+			c.join()
+			c.t.Logf("%s join %s", clock(), c.nodes[len(c.nodes)-1])
+		}
+	}
+}
+
+// hit does harm to a node that is well.
+func (c *chaos) hit(what string, harm func(*harness.Process) (heal func())) {
+	well := slices.DeleteFunc(slices.Clone(c.nodes), func(name string) bool { return c.broken[name] != nil })
+	name := pick(c.random, well)
+	c.t.Logf("%s %s %s", clock(), what, name)
+	if heal := harm(c.cluster.Member(name)); heal != nil {
+		c.broken[name] = heal
+	}
+}
+
+// split cuts a site off, wholly or in part.
+func (c *chaos) split() {
+	i := c.random.IntN(len(c.Sites))
+	what := fmt.Sprintf("links of site %d", i+1)
+	if c.broken[what] != nil {
+		return
+	}
+	others := slices.Delete(slices.Clone(c.Sites), i, i+1)
+	cut := pick(c.random, []wan.Cut{wan.Everything, wan.TCP, wan.UDP})
+	c.t.Logf("%s cut %s: %03b", clock(), what, cut)
+	c.SetBoth(c.Sites[i:i+1], others, wan.Path{Cut: cut})
+	c.broken[what] = func() { c.SetBoth(c.Sites[i:i+1], others, wan.Path{Delay: time.Millisecond}) }
+}
+
+func (c *chaos) heal(what string) {
+	c.t.Logf("%s heal %s", clock(), what)
+	c.broken[what]()
+	delete(c.broken, what)
+}
+
+func clock() string { return time.Now().Format("15:04:05.000") }
+
+func pick[T any](random *rand.Rand, from []T) T { return from[random.IntN(len(from))] }

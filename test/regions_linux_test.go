@@ -1,0 +1,220 @@
+package test
+
+import (
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ringmod/ringmod/node/upstream/upstreamtest"
+	"github.com/ringmod/ringmod/test/harness"
+	"github.com/ringmod/ringmod/test/wan"
+)
+
+// far is how far regions lie apart in one direction.
+const far = 80 * time.Millisecond
+
+// world is a cluster of regions, each at a site of its own with two nodes, a
+// gateway, and a door of its own to the one upstream.
+type world struct {
+	*wan.WAN
+
+	fake     *upstreamtest.Server
+	cluster  *harness.Cluster
+	gateways []*harness.Process // one for each site
+	ports    []uint16           // of the nodes' services
+}
+
+func regionName(site int) string { return fmt.Sprintf("r%d", site+1) }
+
+func newWorld(t *testing.T, regions int, path wan.Path) *world {
+	t.Helper()
+	w := &world{WAN: wan.New(t, regions, path, 1), fake: upstreamtest.NewUnstarted(t), cluster: harness.NewCluster(t)}
+	for i, site := range w.Sites {
+		flags := []string{"--upstream", serveAt(t, site, w.fake)}
+		for n := range 2 {
+			p := w.cluster.StartNode(harness.Spec{Name: fmt.Sprintf("%s-n%d", regionName(i), n+1), Region: regionName(i), Host: site, Flags: flags})
+			w.ports = append(w.ports, netip.MustParseAddrPort(p.GRPC).Port())
+		}
+		w.gateways = append(w.gateways, w.cluster.StartGateway(harness.Spec{Name: regionName(i) + "-g", Region: regionName(i), Host: site, Flags: flags}))
+	}
+	w.cluster.WaitConverged()
+	return w
+}
+
+// serveAt serves h at a site and returns its URL there.
+func serveAt(t *testing.T, site *wan.Site, h http.Handler) string {
+	t.Helper()
+	l, err := site.Listen(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: h}}
+	server.Start()
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL
+}
+
+// crossed counts the bytes of the nodes' services that have crossed a border.
+func (w *world) crossed() int64 {
+	var sum int64
+	for _, from := range w.Sites {
+		for _, to := range w.Sites {
+			if from == to {
+				continue
+			}
+			s := w.Stats(from, to)
+			for _, port := range w.ports {
+				sum += s.Ports[port]
+			}
+		}
+	}
+	return sum
+}
+
+// readAll reads all objects through one gateway, one after the other, and
+// returns how long each took, shortest first.
+func readAll(t *testing.T, gateway *harness.Process, objects library) []time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		start := time.Now()
+		if err := fetchWhole(gateway, name, objects[name]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	return took
+}
+
+// readTogether is readAll for all objects at once.
+func readTogether(t *testing.T, gateway *harness.Process, objects library) {
+	t.Helper()
+	var readers sync.WaitGroup
+	for name, want := range objects {
+		readers.Go(func() {
+			if err := fetchWhole(gateway, name, want); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	readers.Wait()
+}
+
+// TestRegionsFarApart reads warm, cold, during a cut and after it in a world of
+// three regions.
+func TestRegionsFarApart(t *testing.T) {
+	t.Parallel()
+	cut := 40 * time.Second // members take each other for dead after a dozen
+	if testing.Short() {
+		cut = 0
+	}
+	w := newWorld(t, 3, wan.Path{Delay: far})
+	warm := place(t, w.cluster, w.fake, modules(t, w.fake, "warm", 20, 300<<10))
+	w.warm(t, warm)
+	w.cold(t)
+	w.cut(t, warm, cut)
+}
+
+// warm reads what every region holds: nobody waits for another region.
+func (w *world) warm(t *testing.T, objects library) {
+	t.Helper()
+	for i, gateway := range w.gateways {
+		before := w.crossed()
+		took := readAll(t, gateway, objects)
+		// Pings and probes of health may pass, a zip may not.
+		if got := w.crossed() - before; got > 64<<10 {
+			t.Errorf("%d bytes between nodes and gateways crossed borders during warm reads in %s, want none of the objects", got, regionName(i))
+		}
+		median := took[len(took)/2]
+		t.Logf("warm reads in %s, %v from the others: median %v, longest %v", regionName(i), far, median, took[len(took)-1])
+		if median > 2*far {
+			t.Errorf("warm reads in %s take %v, want less than to another region and back", regionName(i), median)
+		}
+	}
+	w.SetBoth(w.Sites, w.Sites, wan.Path{})
+	near := w.cluster.StartGateway(harness.Spec{Name: "near", Region: regionName(0), Host: w.Sites[0]}) // has nothing in memory
+	w.cluster.WaitConverged()
+	took := readAll(t, near, objects)
+	t.Logf("the same without distance: median %v, longest %v", took[len(took)/2], took[len(took)-1])
+	near.Kill()
+	w.SetBoth(w.Sites, w.Sites, wan.Path{Delay: far})
+	if got := w.fake.Requests(); len(got) > 0 {
+		t.Errorf("warm reads made upstream requests: %q", got)
+	}
+}
+
+// cold reads in all regions at once what nobody holds.
+func (w *world) cold(t *testing.T) {
+	t.Helper()
+	objects := libraryOf(w.fake, modules(t, w.fake, "cold", 10, 300<<10))
+	before := w.crossed()
+	var readers sync.WaitGroup
+	for _, gateway := range w.gateways {
+		readers.Go(func() { readTogether(t, gateway, objects) })
+	}
+	readers.Wait()
+	w.fetchedOnce(t, "cold", objects)
+	if got := w.crossed() - before; got < 10*300<<10 {
+		t.Errorf("%d bytes crossed borders for cold reads; the counts of this test show nothing", got)
+	}
+}
+
+func (w *world) fetchedOnce(t *testing.T, when string, objects library) {
+	t.Helper()
+	for name := range objects {
+		if got := w.fake.Count("/" + name); got != 1 {
+			t.Errorf("%s: upstream was asked %d times for %s, want once", when, got, name)
+		}
+	}
+}
+
+// cut takes the first region away from the others for a while, in which both
+// sides serve what they have, and fetch what they have not.
+func (w *world) cut(t *testing.T, warm library, lasts time.Duration) {
+	t.Helper()
+	here, there := libraryOf(w.fake, modules(t, w.fake, "here", 5, 300<<10)), libraryOf(w.fake, modules(t, w.fake, "there", 5, 300<<10))
+	fresh := []library{here, there, there} // by gateway: what is new there
+	both := maps.Clone(here)
+	maps.Copy(both, there)
+	w.fake.Reset()
+	w.SetBoth(w.Sites[:1], w.Sites[1:], wan.Path{Cut: wan.Everything})
+	start := time.Now()
+	w.everywhere(t, warm, fresh)
+	time.Sleep(time.Until(start.Add(lasts)))
+	w.everywhere(t, warm, fresh)
+	w.fetchedOnce(t, "while cut", both)
+	if got := w.fake.Requests(); len(got) != len(both) {
+		t.Errorf("while cut: %d upstream requests, want %d, one for each new file: %q", len(got), len(both), got)
+	}
+
+	w.SetBoth(w.Sites[:1], w.Sites[1:], wan.Path{Delay: far})
+	healed := time.Now()
+	w.cluster.Eventually(30*time.Second, "one view after healing", func(p *harness.Process) error { return p.Knows(6, 6) })
+	w.cluster.WaitConverged()
+	t.Logf("one view %v after the cut had healed", time.Since(healed))
+	w.everywhere(t, warm, fresh)
+	w.fetchedOnce(t, "after healing", both)
+}
+
+// everywhere reads in all regions what they had and what is new there.
+func (w *world) everywhere(t *testing.T, warm library, fresh []library) {
+	t.Helper()
+	var readers sync.WaitGroup
+	for i, gateway := range w.gateways {
+		readers.Go(func() {
+			readTogether(t, gateway, warm)
+			readTogether(t, gateway, fresh[i])
+		})
+	}
+	readers.Wait()
+}
