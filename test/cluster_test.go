@@ -41,7 +41,7 @@ func startCluster(t *testing.T, fake *upstreamtest.Server, nodes, gateways int, 
 func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // reports latencies
 	frozen, mods := 30*time.Second, 120
 	if testing.Short() {
-		frozen, mods = 4*time.Second, 30
+		frozen, mods = 3*time.Second, 20
 	}
 	fake := upstreamtest.New(t)
 	c, gateways := startCluster(t, fake, 5, 2)
@@ -51,7 +51,7 @@ func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // reports late
 	}
 	held := func(name string) bool { return !orphan(name) }
 	l := startLoad(t, 20, objects, gateways...)
-	l.more(t, 500)
+	l.more(t, 300)
 	for _, step := range []struct {
 		name  string
 		do    func()
@@ -66,12 +66,12 @@ func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // reports late
 		start := time.Now()
 		step.do()
 		time.Sleep(step.lasts)
-		l.more(t, 500)
+		l.more(t, 300)
 		l.report(t, step.name, start, time.Now(), held)
 		l.report(t, step.name+", objects of n2 and n4 alone", start, time.Now(), orphan)
 	}
 	c.WaitConverged()
-	l.more(t, 500)
+	l.more(t, 300)
 	l.finish(t)
 	for _, request := range fake.Requests() {
 		if name := strings.TrimPrefix(request, "GET /"); held(name) {
