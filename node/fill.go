@@ -163,12 +163,8 @@ func (n *Node) logFailure(ctx context.Context, t target.Target, err error) {
 
 // isDuplicate reports whether t was stored while we filled it, which two fills
 // on two ways can do. The first one stays: its digest may be known elsewhere.
-func (n *Node) isDuplicate(t target.Target) bool {
-	if n.cfg.Peers == nil {
-		return false
-	}
-	_, _, found := n.writes.Pending(t.String())
-	if _, err := n.cfg.Store.Stat(t.String()); !found && err != nil {
+func (n *Node) isDuplicate(ctx context.Context, t target.Target) bool {
+	if n.cfg.Peers == nil || !n.arrived(ctx, t) {
 		return false
 	}
 	n.cfg.Metrics.duplicated()

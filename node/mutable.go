@@ -31,7 +31,7 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	}
 	age := time.Since(doc.Fetched)
 	switch {
-	case have && age >= 0 && age < freshFor:
+	case have && isFresh(doc):
 		return n.document(t, doc, cache.Disk, false), nil
 	case req.Mode == cache.Peek && !(have && n.isGood(doc)):
 		return nil, notCached(t) // what is made from the versions here is no document

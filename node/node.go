@@ -211,10 +211,10 @@ func (n *Node) private(t target.Target) bool {
 
 // object answers an immutable object of a module version.
 func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	held, err := n.held(ctx, req.Target)
+	obj, err := n.held(ctx, req.Target)
 	if err == nil {
 		n.cfg.Metrics.answered(req.Target.Kind, cache.Disk)
-		return held, nil
+		return obj, nil
 	}
 	// A copy that cannot be read is no absence, but upstream may have another.
 	unreadable := !errors.Is(err, fs.ErrNotExist)
@@ -224,6 +224,15 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 	if req.Mode == cache.Peek {
 		return nil, notCached(req.Target)
 	}
+	obj, missing := n.filled(ctx, req)
+	if unreadable && cache.ReasonOf(missing) == cache.NotCached {
+		return nil, err
+	}
+	return obj, missing
+}
+
+// filled answers by a fill.
+func (n *Node) filled(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	f, started, err := n.flight(ctx, req)
 	if err != nil {
 		return nil, err

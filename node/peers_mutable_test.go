@@ -144,3 +144,25 @@ func TestPeekAtAList(t *testing.T) {
 		}
 	})
 }
+
+// A document from the future, which a clock that was set back leaves behind, does not
+// stay.
+func TestListFromTheFuture(t *testing.T) {
+	t.Parallel()
+	for _, ids := range [][]string{{"near1"}, {"self"}} {
+		synctest.Test(t, func(t *testing.T) {
+			peers := newPeers(t, ids...)
+			peers.home = func(context.Context, string, cache.Request) (*cache.Object, error) {
+				return listed("v1.1.0\n", 0, false), nil
+			}
+			n, mem := newNode(t, node.Config{Upstream: newScripted(map[string]string{listName: "v1.1.0\n"}), Peers: peers})
+			if err := mem.PutDocument(listName, store.Document{Body: []byte("v1.0.0\n"), Fetched: time.Now().Add(time.Hour)}); err != nil {
+				t.Fatal(err)
+			}
+			body, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, listName)})
+			if err != nil || string(body) != "v1.1.0\n" || obj.Stale {
+				t.Errorf("by way of %q: %q, %+v, %v", ids, body, obj, err)
+			}
+		})
+	}
+}

@@ -204,7 +204,7 @@ func TestPeekComesFirst(t *testing.T) {
 func TestHandOver(t *testing.T) {
 	t.Parallel()
 	zip, h1 := zipOf(t, 1<<20)
-	for range 15 {
+	for range 8 {
 		cut := []int{rand.IntN(len(zip) + 1), rand.IntN(len(zip) + 1), rand.IntN(len(zip) + 1)}
 		sizes := []int64{-1, int64(len(zip))}
 		synctest.Test(t, func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestHandOver(t *testing.T) {
 			up := newScripted(map[string]string{zipName: string(zip)})
 			n, mem := newNode(t, node.Config{Upstream: up, Peers: peers})
 			var callers sync.WaitGroup
-			for i := range 6 {
+			for i := range 4 {
 				callers.Go(func() {
 					time.Sleep(time.Duration(i) * time.Second)
 					got, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, zipName), Whole: i%3 == 0})

@@ -108,7 +108,7 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 	}
 	defer release()
 	now, err := n.cfg.Documents.Document(t.String())
-	if err == nil && now.Fetched.After(old.Fetched) && time.Since(now.Fetched) < freshFor {
+	if err == nil && now.Fetched.After(old.Fetched) && isFresh(now) {
 		r.doc = now // another refresh ended between our caller's look and this one
 		return nil
 	}
@@ -220,7 +220,8 @@ func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) st
 		turn := &n.keeping[maphash.String(n.seed, t.String())%uint64(len(n.keeping))]
 		turn.Lock()
 		defer turn.Unlock()
-		if now, err := n.cfg.Documents.Document(t.String()); err == nil && now.Fetched.After(doc.Fetched) {
+		now, err := n.cfg.Documents.Document(t.String())
+		if err == nil && now.Fetched.After(doc.Fetched) && !now.Fetched.After(time.Now()) { // clocks are set back
 			return now
 		}
 	}
@@ -229,6 +230,11 @@ func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) st
 		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
 	}
 	return doc
+}
+
+func isFresh(doc store.Document) bool {
+	age := time.Since(doc.Fetched)
+	return age >= 0 && age < freshFor
 }
 
 // isWord reports whether err is upstream's word that there is no such thing.

@@ -56,7 +56,7 @@ func (n *Node) fillSmall(ctx context.Context, t target.Target, f *flight) (o sma
 	switch {
 	case err != nil:
 		return small{}, err
-	case own || n.isDuplicate(t):
+	case own || n.isDuplicate(ctx, t):
 		return o, nil
 	default:
 		return o, n.writes.Put(ctx, t.String(), o.data, o.h1)

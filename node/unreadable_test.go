@@ -31,6 +31,7 @@ func TestCopyThatCannotBeRead(t *testing.T) {
 	tests := []struct {
 		name    string
 		offline bool
+		peers   bool
 		mode    cache.Mode
 		want    string
 		reason  cache.Reason
@@ -38,6 +39,7 @@ func TestCopyThatCannotBeRead(t *testing.T) {
 		{name: "is fetched while upstream has it", want: info},
 		{name: "is no absence for who may not fetch", mode: cache.OnlyIfCached, reason: cache.Internal},
 		{name: "is no absence offline", offline: true, reason: cache.Internal},
+		{name: "is no absence offline in a cluster", offline: true, peers: true, reason: cache.Internal},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -45,7 +47,11 @@ func TestCopyThatCannotBeRead(t *testing.T) {
 			script := newScripted(map[string]string{name: info})
 			script.offline = test.offline
 			mem := store.NewMem()
-			n := node.New(node.Config{Store: unreadable{mem}, Documents: mem, Upstream: script})
+			cfg := node.Config{Store: unreadable{mem}, Documents: mem, Upstream: script}
+			if test.peers {
+				cfg.Peers = newPeers(t, "self")
+			}
+			n := node.New(cfg)
 			t.Cleanup(func() { stopNode(n) })
 			body, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name), Mode: test.mode})
 			if test.want == "" && (err == nil || cache.ReasonOf(err) != test.reason) || test.want != "" && err != nil || string(body) != test.want {

@@ -225,7 +225,7 @@ func (z *zipFill) commit(ctx context.Context, s *supply, h1 string) {
 		s.own.wait(ctx)
 		return
 	}
-	if z.node.isDuplicate(z.target) {
+	if z.node.isDuplicate(ctx, z.target) {
 		return
 	}
 	if _, err := z.pending.Commit(h1); err != nil {
