@@ -77,6 +77,13 @@ func TestBodyGoesOnAgainAndAgain(t *testing.T) {
 		checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
 		checkAsked(t, f, "n1 fill", "n1 fill@100000")
 	})
+	bothWays(t, func(t way) { // however often, while it goes on at all
+		f := newNodes(t, "eu/a/n1", "eu/a/n2")
+		for _, n := range f.nodes {
+			n.holds[zipName], n.yields = data, 10_000
+		}
+		checkGet(t, newCluster(t, f, t.change), request(t, zipName), data)
+	})
 }
 
 // Nobody who goes on without progress is asked for ever.

@@ -55,5 +55,9 @@ func (b *budget) retry() bool {
 	return true
 }
 
-// spend takes what a retry costs, if it is there.
-func (b *budget) spend() { _ = b.retry() }
+// spend takes what a retry costs, or what there is of it.
+func (b *budget) spend() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.retries = max(0, b.retries-oneCall)
+}

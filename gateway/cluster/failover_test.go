@@ -118,6 +118,11 @@ func TestFailover(t *testing.T) {
 		{"reader has not, coordinator dead", modName, 1, func(r []*fakeNode) { r[0].fails = unavailable }, []string{"r1 cached", "r0 fill", "r1 fill"}, 0, true},
 		{"coordinator known to be down", modName, 1, func(r []*fakeNode) { r[0].down = true }, []string{"r1 fill"}, 0, true},
 		{"coordinator full", modName, 1, func(r []*fakeNode) { r[0].member.ReadOnly = true }, []string{"r1 cached", "r0 fill"}, 0, true}, // the view has not heard yet
+		{"reader has not, nobody fills", modName, 1, func(r []*fakeNode) {
+			for _, n := range r {
+				n.says = said(cache.Internal)
+			}
+		}, nil, cache.Busy, false},
 		{"all busy", modName, 0, func(r []*fakeNode) {
 			for _, n := range r {
 				n.fails = said(cache.Busy)
@@ -149,12 +154,24 @@ func TestFailover(t *testing.T) {
 				if test.ok && (err != nil || !bytes.Equal(got, data)) || !test.ok && !reasonIs(err, test.want) {
 					t.Errorf("got %q, %v, want ok %t, %v", got, err, test.ok, test.want)
 				}
-				if calls := translate(ranks, f.asked()); !slices.Equal(calls, test.asked) {
+				if calls := translate(ranks, f.asked()); !slices.Equal(calls, test.asked) && test.asked != nil {
 					t.Errorf("asked %q, want %q", calls, test.asked)
 				}
 			})
 		})
 	}
+}
+
+// Of what changes the coordinator knows best, also for who may not fill.
+func TestOnlyIfCachedOfWhatChanges(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, ranks := three(t, listName, 1)
+		f.nodes[ranks[0]].holds[listName], f.nodes[ranks[1]].holds[listName] = []byte("new"), []byte("old")
+		req := request(t, listName)
+		req.Mode = cache.OnlyIfCached
+		checkGet(t, newCluster(t, f, nil), req, []byte("new"))
+	})
 }
 
 // Who may not fill asks everybody who may have a copy, and never lets anybody

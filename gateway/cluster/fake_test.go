@@ -75,15 +75,17 @@ type fakeNode struct {
 	stats  peers.Stats
 	holds  map[string][]byte // copies on its disk
 
-	fails  error         // what every call ends with
-	says   error         // what a call with leave to fill ends with, where nothing is held
-	caches error         // what a call without it ends with
-	silent bool          // nothing comes, ever
-	delay  time.Duration // before the answer
-	age    time.Duration // of what it holds
+	fails   error         // what every call ends with
+	says    error         // what a call with leave to fill ends with, where nothing is held
+	caches  error         // what a call without it ends with
+	silent  bool          // nothing comes, ever
+	delay   time.Duration // before the answer
+	age     time.Duration // of what it holds
+	undated bool          // what it holds was put together and has no age
 	// breakAt ends the bodies of this node, once each has yielded that many bytes
 	// of the object, with broken; 0 = never.
 	breakAt int64
+	yields  int64 // the same, of a single body
 	broken  error
 	steps   time.Duration // between two pieces of a body
 	unsized bool          // what it fills has no size yet
@@ -264,7 +266,7 @@ func (f *fakeNodes) answer(ctx context.Context, id string, n *fakeNode, req cach
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	name := req.Target.String()
-	obj := &cache.Object{Source: cache.Disk, Age: n.age, Stale: n.age > time.Minute}
+	obj := &cache.Object{Source: cache.Disk, Age: n.age, Stale: n.undated || n.age > time.Minute}
 	data, held := f.nodes[id].holds[name]
 	switch {
 	case held:
@@ -300,6 +302,9 @@ func (f *fakeNodes) answer(ctx context.Context, id string, n *fakeNode, req cach
 	if len(data) <= wire.MaxInline && o.Resume == nil && !filling && n.breakAt == 0 {
 		obj.Body = inline{bytes.NewReader(data)}
 		return obj, nil
+	}
+	if n.yields > 0 {
+		n.breakAt = offset + n.yields
 	}
 	f.open++
 	obj.Body = &fakeBody{f: f, gone: ctx.Done(), err: ctx.Err, node: *n, data: data, offset: offset, sum: obj.SHA256}

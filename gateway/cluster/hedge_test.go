@@ -7,6 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/wire"
 )
@@ -160,16 +163,32 @@ func TestBudgetOfTheBusy(t *testing.T) {
 	})
 }
 
-// Dead nodes are left without any budget.
+// Dead nodes are left without any budget, but leave none for hedges.
 func TestFailoverHasNoBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, ranks := three(t, modName, 0)
 		f.nodes[ranks[0]].fails, f.nodes[ranks[1]].fails = unavailable, unavailable
 		f.nodes[ranks[2]].holds[modName] = []byte("m")
-		c := newCluster(t, f, nil)
+		reg := prometheus.NewRegistry()
+		c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Metrics = reg })
 		for range 500 {
 			checkGet(t, c, request(t, modName), []byte("m"))
+		}
+		const late = 40 * time.Millisecond
+		f.nodes[ranks[0]].fails, f.nodes[ranks[0]].delay, f.nodes[ranks[0]].holds[modName] = nil, late, []byte("m")
+		start := time.Now()
+		checkGet(t, c, request(t, modName), []byte("m"))
+		if took := time.Since(start); took != late {
+			t.Errorf("took %v, want %v without a hedge", took, late)
+		}
+		for name, want := range map[string]float64{"failovers_total": 1000, "hedges_total": 1, "retries_denied_total": 0, "requests_total": 501} {
+			if got := valueOf(t, reg, "ringmod_cluster_"+name); got != want {
+				t.Errorf("%s is %v, want %v", name, got, want)
+			}
+		}
+		if got := valueOf(t, reg, "ringmod_cluster_hedges_total", "denied"); got != 1 {
+			t.Errorf("%v hedges were denied, want 1", got)
 		}
 	})
 }

@@ -60,6 +60,16 @@ func TestOtherRegions(t *testing.T) {
 			f.nodes["u1"].holds[listName], f.nodes["u1"].age = data[:100], time.Hour
 			f.nodes["a1"].holds[listName], f.nodes["a1"].age, f.nodes["a1"].delay = data, time.Minute, time.Second
 		}, cache.Region, 0, time.Second, true},
+		{"an older list that comes later", listName, func(f *fakeNodes) {
+			f.nodes["e1"].says = said(cache.Broken)
+			f.nodes["u1"].holds[listName], f.nodes["u1"].age = data, time.Minute
+			f.nodes["a1"].holds[listName], f.nodes["a1"].age, f.nodes["a1"].delay = data[:100], time.Hour, time.Second
+		}, cache.Region, 0, time.Second, true},
+		{"a list that was put together comes later", listName, func(f *fakeNodes) {
+			f.nodes["e1"].says = said(cache.Broken)
+			f.nodes["u1"].holds[listName], f.nodes["u1"].age = data, time.Hour
+			f.nodes["a1"].holds[listName], f.nodes["a1"].undated, f.nodes["a1"].delay = data[:100], true, time.Second
+		}, cache.Region, 0, time.Second, true},
 		{"the youngest list that comes in time", listName, func(f *fakeNodes) {
 			f.nodes["e1"].says = said(cache.Busy)
 			f.nodes["e1"].fails = said(cache.Broken)
@@ -96,6 +106,7 @@ type fakeUpstream struct {
 	objects map[string][]byte
 	asked   int
 	panics  bool
+	short   bool // bodies end before they should
 }
 
 func (u *fakeUpstream) Get(_ context.Context, req cache.Request) (*cache.Object, error) {
@@ -107,7 +118,11 @@ func (u *fakeUpstream) Get(_ context.Context, req cache.Request) (*cache.Object,
 	case !ok:
 		return nil, said(cache.NotFound)
 	}
-	return &cache.Object{Size: int64(len(data)), Source: cache.Upstream, Body: io.NopCloser(bytes.NewReader(data))}, nil
+	body := data
+	if u.short {
+		body = data[:len(data)-1]
+	}
+	return &cache.Object{Size: int64(len(data)), Source: cache.Upstream, Body: io.NopCloser(bytes.NewReader(body))}, nil
 }
 
 func TestLastResort(t *testing.T) {
@@ -154,6 +169,27 @@ func TestLastResort(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What ends too early never looks whole.
+func TestShortLastResort(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t way) {
+		f := newNodes(t, "eu/a/n1")
+		f.nodes["n1"].fails = unavailable
+		u := &fakeUpstream{objects: map[string][]byte{zipName: pattern(300 << 10), modName: pattern(100)}, short: true}
+		c := newCluster(t, f, func(cfg *cluster.Config) {
+			cfg.Upstream = u
+			if t.change != nil {
+				t.change(cfg)
+			}
+		})
+		for _, name := range []string{zipName, modName} {
+			if got, _, err := get(t, c, request(t, name)); err == nil {
+				t.Errorf("%s: got %d bytes and no error", name, len(got))
+			}
+		}
+	})
 }
 
 func TestNobody(t *testing.T) {
@@ -221,6 +257,22 @@ func TestPersistence(t *testing.T) {
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("took %v", took)
 		}
+	})
+}
+
+// What was said before nobody could be reached counts no more when somebody can.
+func TestPersistenceAsksAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, ranks := three(t, modName, 1)
+		f.upstream[modName] = []byte("m")
+		for _, id := range ranks[:2] { // who coordinates is dead, who is near has nothing and dies then
+			f.nodes[id].fails = unavailable
+		}
+		f.nodes[ranks[2]].down = true
+		f.nodes[ranks[1]].fails, f.nodes[ranks[1]].says = nil, said(cache.Internal)
+		time.AfterFunc(10*time.Millisecond, func() { f.change(ranks[1], func(n *fakeNode) { n.says = nil }) })
+		checkGet(t, newCluster(t, f, nil), request(t, modName), []byte("m"))
 	})
 }
 

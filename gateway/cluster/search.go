@@ -135,7 +135,7 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 	for {
 		first, second, mode := s.choose(g, filling)
 		switch {
-		case first.id == "" && said != nil:
+		case first.id == "" && said != nil && !mayFill: // who may fill hears a no from a coordinator only
 			return reply{}, elsewhere, said
 		case first.id == "":
 			return reply{}, next, errExhausted
