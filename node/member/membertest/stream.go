@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -35,17 +34,17 @@ func (h *half) notify() {
 	}
 }
 
-func (h *half) write(data []byte, lost bool, delay time.Duration) error {
+// write never fails: that nobody reads any more is for the other half to tell, as
+// soon as the way allows.
+func (h *half) write(data []byte, lost bool, delay time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.unread {
-		return syscall.EPIPE
+	h.silent = h.silent || lost
+	if h.unread || h.silent {
+		return
 	}
-	if h.silent = h.silent || lost; !h.silent {
-		h.chunks = append(h.chunks, chunk{append([]byte(nil), data...), time.Now().Add(delay)})
-		h.notify()
-	}
-	return nil
+	h.chunks = append(h.chunks, chunk{append([]byte(nil), data...), time.Now().Add(delay)})
+	h.notify()
 }
 
 // read returns what has arrived. Without anything it tells how long to wait, 0 for
@@ -158,9 +157,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		return 0, nil
 	}
 	lost, delay := c.owner.network.bytes(c.owner.addr, c.peer)
-	if err := c.out.write(b, lost, delay); err != nil {
-		return 0, err
-	}
+	c.out.write(b, lost, delay)
 	return len(b), nil
 }
 
@@ -173,7 +170,7 @@ func (c *conn) close() {
 	c.once.Do(func() {
 		close(c.done)
 		lost, delay := c.owner.network.bytes(c.owner.addr, c.peer)
-		_ = c.out.write(nil, lost, delay) // the peer may have gone first
+		c.out.write(nil, lost, delay)
 		c.in.mu.Lock()
 		c.in.unread = true
 		c.in.chunks = nil
