@@ -11,6 +11,9 @@ BIN := .tmp/bin
 
 # time for each fuzz target
 FUZZTIME ?= 30s
+# time and seed for `chaos`; no seed: another one each time
+CHAOSTIME ?= 2m
+CHAOSSEED ?=
 # the commit that `breaking` compares with
 BASE ?= main
 
@@ -41,6 +44,12 @@ test-long: ## the long suites too; needs no network
 .PHONY: e2e
 e2e: ## the real go command against the real upstream; under CI=true an unreachable one fails
 	go test -count=1 -timeout 30m -run '^TestReal' ./test/...
+
+# The log of the test begins with the seed: make chaos CHAOSSEED=… draws the
+# same faults again, though not the same moments.
+.PHONY: chaos
+chaos: ## random faults on a cluster of real processes for CHAOSTIME, 2m by default; needs root
+	CHAOSTIME=$(CHAOSTIME) CHAOSSEED=$(CHAOSSEED) go test -count=1 -v -timeout 0 -run '^TestChaos$$' ./test
 
 .PHONY: fuzz
 fuzz: ## each fuzz target for FUZZTIME, 30s by default

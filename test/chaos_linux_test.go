@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +30,80 @@ type chaos struct {
 	doors   []string // URL of the upstream at each site
 	nodes   []string
 	broken  map[string]func() // what heals each node or link that is not well
+	stock   stock
+}
+
+// stock is what clients of a chaos ask for: what is held from the start, and now
+// and then a version that has just been published.
+type stock struct {
+	fake *upstreamtest.Server
+	held choice
+
+	mu     sync.Mutex
+	fresh  library
+	recent []string // of fresh
+}
+
+const (
+	freshSize  = 1 << 20
+	maxRecent  = 12
+	perFresh   = 100 // requests for each new version
+	perRecent  = 5   // requests for each that is for a recent one
+	slowStep   = 64 << 10
+	slowPause  = 10 * time.Millisecond // for each slowStep of upstream's bodies
+	maxFetches = 6                     // of one object: coordinators may fail in a row
+)
+
+// next is a choice.
+func (s *stock) next(random *rand.Rand) (string, [32]byte) {
+	switch {
+	case random.IntN(perFresh) == 0:
+		s.publish()
+	case random.IntN(perRecent) != 0:
+		return s.held(random)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.recent) == 0 {
+		return s.held(random)
+	}
+	name := pick(random, s.recent)
+	return name, s.fresh[name]
+}
+
+func (s *stock) publish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := upstreamtest.Module{Path: fmt.Sprintf("example.com/new%d", len(s.fresh)/3), Version: "v1.0.0", Pad: freshSize}
+	s.fake.Add(m)
+	for name, sum := range libraryOf(s.fake, []upstreamtest.Module{m}) {
+		s.fresh[name] = sum
+		s.recent = append(s.recent, name)
+	}
+	s.recent = s.recent[max(0, len(s.recent)-maxRecent):]
+}
+
+// slow is an upstream that takes its time over what is large, so that fills are
+// under way when their node dies.
+func slow(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(slowWriter{w}, r) })
+}
+
+type slowWriter struct{ http.ResponseWriter }
+
+// Write implements io.Writer.
+func (w slowWriter) Write(b []byte) (n int, err error) {
+	for part := range slices.Chunk(b, slowStep) {
+		written, err := w.ResponseWriter.Write(part)
+		n += written
+		if err != nil {
+			return n, err
+		}
+		if len(b) > slowStep {
+			time.Sleep(slowPause)
+		}
+	}
+	return n, nil
 }
 
 // TestChaos lets random faults happen to real processes for CHAOSTIME, drawn
@@ -61,7 +137,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		cluster: harness.NewCluster(t), fake: upstreamtest.NewUnstarted(t), broken: make(map[string]func()),
 	}
 	for _, site := range c.Sites {
-		c.doors = append(c.doors, serveAt(t, site, c.fake))
+		c.doors = append(c.doors, serveAt(t, site, slow(c.fake)))
 	}
 	for range 6 {
 		c.join()
@@ -85,12 +161,17 @@ func (c *chaos) run(length time.Duration) {
 	t := c.t
 	var gateways []*harness.Process
 	for i := range c.Sites {
-		gateways = append(gateways, c.cluster.StartGateway(c.spec(fmt.Sprintf("g%d", i+1), i)))
+		s := c.spec(fmt.Sprintf("g%d", i+1), i)
+		if i == 0 {
+			s.Env = noSpool
+		}
+		gateways = append(gateways, c.cluster.StartGateway(s))
 	}
 	c.cluster.WaitConverged()
-	objects := place(t, c.cluster, c.fake, modules(t, c.fake, "held", 40, 200<<10))
-	maps.Copy(objects, libraryOf(c.fake, modules(t, c.fake, "new", 40, 200<<10)))
-	l := startLoad(t, 12, objects, gateways...)
+	held := place(t, c.cluster, c.fake, modules(t, c.fake, "held", 40, 300<<10))
+	c.stock = stock{fake: c.fake, held: held.any(), fresh: library{}}
+	l := startLoad(t, 12, c.stock.next, gateways...)
+	start := time.Now()
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		c.misfortune()
 		time.Sleep(time.Duration(c.random.Int64N(int64(3 * time.Second))))
@@ -101,19 +182,32 @@ func (c *chaos) run(length time.Duration) {
 	c.cluster.WaitConverged()
 	l.more(t, 500)
 	l.finish(t)
+	l.report(t, "chaos", start, time.Now(), nil)
 	for _, gateway := range gateways {
-		readAll(t, gateway, objects)
+		readTogether(t, gateway, held)
+		readTogether(t, gateway, c.stock.fresh)
 	}
 	for _, p := range c.cluster.Running() {
 		if strings.Contains(p.Log(), "panic") {
 			t.Errorf("%s has panicked", p.Name)
 		}
 	}
-	counts := map[int]int{}
+	c.count(held)
+	c.count(c.stock.fresh)
+}
+
+// count holds the number of upstream requests for each object against what
+// failing coordinators explain.
+func (c *chaos) count(objects library) {
+	c.t.Helper()
+	times := map[int]int{}
 	for name := range objects {
-		counts[c.fake.Count("/"+name)]++
+		n := c.fake.Count("/" + name)
+		if times[n]++; n > maxFetches {
+			c.t.Errorf("upstream was asked %d times for %s", n, name)
+		}
 	}
-	t.Logf("objects by number of upstream requests: %v", counts)
+	c.t.Logf("objects by number of upstream requests: %v", times)
 }
 
 // misfortune breaks something, or heals something that is broken.
@@ -180,5 +274,3 @@ func (c *chaos) heal(what string) {
 }
 
 func clock() string { return time.Now().Format("15:04:05.000") }
-
-func pick[T any](random *rand.Rand, from []T) T { return from[random.IntN(len(from))] }

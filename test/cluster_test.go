@@ -50,7 +50,7 @@ func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // reports late
 		return slices.Equal(slices.Sorted(slices.Values(c.Replicas("default", name))), []string{"n2", "n4"})
 	}
 	held := func(name string) bool { return !orphan(name) }
-	l := startLoad(t, 20, objects, gateways...)
+	l := startLoad(t, 20, objects.any(), gateways...)
 	l.more(t, 300)
 	for _, step := range []struct {
 		name  string

@@ -73,18 +73,30 @@ type request struct {
 	took  time.Duration
 }
 
-// startLoad lets clients ask the gateways for the objects until finish, each
-// object by all gateways.
-func startLoad(t *testing.T, clients int, objects library, gateways ...*harness.Process) *load {
+// choice draws what a client asks for next.
+type choice func(*rand.Rand) (name string, want [32]byte)
+
+// any draws one of the objects.
+func (o library) any() choice {
+	names := slices.Sorted(maps.Keys(o))
+	return func(random *rand.Rand) (string, [32]byte) {
+		name := pick(random, names)
+		return name, o[name]
+	}
+}
+
+func pick[T any](random *rand.Rand, from []T) T { return from[random.IntN(len(from))] }
+
+// startLoad lets clients ask until finish, each time another of the gateways.
+func startLoad(t *testing.T, clients int, next choice, gateways ...*harness.Process) *load {
 	t.Helper()
 	l := &load{}
-	names := slices.Sorted(maps.Keys(objects))
 	for i := range clients {
 		random := rand.New(rand.NewPCG(uint64(i), 0))
 		l.clients.Go(func() {
 			for !l.stopping.Load() {
-				gateway, name := gateways[random.IntN(len(gateways))], names[random.IntN(len(names))]
-				l.ask(gateway, name, objects[name])
+				name, want := next(random)
+				l.ask(pick(random, gateways), name, want)
 			}
 		})
 	}

@@ -21,7 +21,7 @@ func TestRollingRestart(t *testing.T) { //nolint:paralleltest // reports latenci
 	c, gateways := startCluster(t, fake, nodes, 2)
 	objects := place(t, c, fake, modules(t, fake, "m", mods, 300<<10))
 	before := holders(c, objects)
-	l := startLoad(t, 20, objects, gateways...)
+	l := startLoad(t, 20, objects.any(), gateways...)
 	start := time.Now()
 	for i := range nodes {
 		name := fmt.Sprintf("n%d", i+1)

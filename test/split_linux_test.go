@@ -32,7 +32,7 @@ func TestSplitHeals(t *testing.T) {
 	}
 	c.WaitConverged()
 	objects := place(t, c, fake, modules(t, fake, "m", 50, 100<<10))
-	l := startLoad(t, 10, objects, gateways...)
+	l := startLoad(t, 10, objects.any(), gateways...)
 	l.more(t, 100)
 
 	w.SetBoth(w.Sites[:1], w.Sites[1:], wan.Path{Cut: wan.Everything})
