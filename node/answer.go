@@ -16,6 +16,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
@@ -106,10 +107,10 @@ func (s *sender) chunk(offset int64, buf *[]byte) error {
 	})
 }
 
-func (s *sender) trailer(size int64, sum []byte, p proof) error {
+func (s *sender) trailer(size int64, sum []byte, p store.Proof) error {
 	return s.do(func() error {
 		s.silence() // one that is due now would come behind the end
-		t := &ringmodv1.Trailer{Size: uint64(size), Sha256: sum, H1: p.h1, Verified: p.verified}
+		t := &ringmodv1.Trailer{Size: uint64(size), Sha256: sum, H1: p.H1, Verified: p.Verified}
 		return s.stream.Send(&ringmodv1.GetResponse{Part: &ringmodv1.GetResponse_Trailer{Trailer: t}})
 	})
 }
@@ -199,7 +200,7 @@ func answerHeld(out *sender, obj *cache.Object, offset int64) error {
 		}
 		offset += n
 	}
-	return out.trailer(obj.Size, obj.SHA256[:], proof{obj.H1, obj.Verified})
+	return out.trailer(obj.Size, obj.SHA256[:], proofOf(obj))
 }
 
 // answerFill sends what is being filled as it comes, and what it was when it is

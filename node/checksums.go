@@ -106,7 +106,7 @@ func (c *ChecksumFiles) ReadFile(ctx context.Context, name string) ([]byte, erro
 
 // WriteFile keeps a lookup or tile that was verified.
 func (c *ChecksumFiles) WriteFile(ctx context.Context, name string, data []byte) error {
-	return c.Writes.Put(ctx, name, data, "")
+	return c.Writes.Put(ctx, name, data, store.Proof{})
 }
 
 // Head returns the signed tree head of db that was kept last; fs.ErrNotExist
@@ -121,7 +121,7 @@ func (c *ChecksumFiles) Head(db string) ([]byte, error) {
 // are to be had there.
 func (c *ChecksumFiles) SetHead(db string, msg []byte) error {
 	if _, marked := c.marked.LoadOrStore(db, true); !marked {
-		if err := c.Writes.Put(context.Background(), "sumdb/"+db+"/supported", []byte{}, ""); err != nil {
+		if err := c.Writes.Put(context.Background(), "sumdb/"+db+"/supported", []byte{}, store.Proof{}); err != nil {
 			return err
 		}
 	}

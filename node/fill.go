@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
 )
 
 // fill runs a flight to its end. It never leaves the flight without an end: a
@@ -130,13 +131,17 @@ func (n *Node) lookAhead(ctx context.Context, t target.Target) {
 	}
 }
 
-// check compares h1 with the checksum database. A .info has no hash there.
-func (n *Node) check(ctx context.Context, t target.Target, h1 string) error {
+// check compares h1 with the checksum database. Where none covers t, nobody has
+// verified it; a .info has no hash there.
+func (n *Node) check(ctx context.Context, t target.Target, h1 string) (store.Proof, error) {
 	db := n.database(t)
 	if db == nil || t.Kind == target.Info {
-		return nil
+		return store.Proof{H1: h1}, nil
 	}
-	return db.Check(ctx, t.Module(), t.Kind, h1)
+	if err := db.Check(ctx, t.Module(), t.Kind, h1); err != nil {
+		return store.Proof{}, err
+	}
+	return store.Proof{H1: h1, Verified: true}, nil
 }
 
 // remember keeps upstream's "no" for a while, to answer with, and every failure for

@@ -82,7 +82,7 @@ type flight struct {
 	pending  store.Pending // a zip being written; nil before it is open
 	data     []byte        // a small object, whole and verified
 	verified bool          // every byte of pending may be read
-	proof    proof         // once it is verified or done
+	proof    store.Proof   // once it is verified or done
 	done     bool          // the fill is over: stored, or err
 	err      error
 }
@@ -95,7 +95,7 @@ type flightState struct {
 	pending  store.Pending
 	data     []byte
 	verified bool
-	proof    proof
+	proof    store.Proof
 	done     bool
 	err      error
 	changed  <-chan struct{} // closed when the state is no longer this one
@@ -143,7 +143,7 @@ func (f *flight) open(p store.Pending, written, size int64) {
 func (f *flight) advance(written int64) { f.change(func() { f.written = written }) }
 
 // verify releases all bytes of pending.
-func (f *flight) verify(p proof) {
+func (f *flight) verify(p store.Proof) {
 	f.change(func() { f.verified, f.size, f.proof = true, f.written, p })
 }
 
@@ -153,7 +153,7 @@ func (f *flight) finish(o small, err error) {
 	f.change(func() {
 		f.data, f.err, f.done = o.data, err, true
 		if o.data != nil {
-			f.proof = o.proof
+			f.proof = o.Proof
 		}
 	})
 }

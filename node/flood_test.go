@@ -126,7 +126,7 @@ func TestPutAfterWait(t *testing.T) {
 	for c := range 4 {
 		late.Go(func() { // the shared work of a checksum database ends when it ends
 			for i := range 2000 {
-				_ = w.Put(t.Context(), fmt.Sprintf("a/%d/%d", c, i), []byte("x"), "")
+				_ = w.Put(t.Context(), fmt.Sprintf("a/%d/%d", c, i), []byte("x"), store.Proof{})
 			}
 		})
 	}
@@ -134,7 +134,7 @@ func TestPutAfterWait(t *testing.T) {
 		w.Wait()
 	}
 	late.Wait()
-	if err := w.Put(t.Context(), "a/b", []byte("x"), ""); cache.ReasonOf(err) != cache.Busy {
+	if err := w.Put(t.Context(), "a/b", []byte("x"), store.Proof{}); cache.ReasonOf(err) != cache.Busy {
 		t.Errorf("got %v from a writer that nobody waits for any more, want %v", err, cache.Busy)
 	}
 }

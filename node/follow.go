@@ -157,7 +157,7 @@ func (r *fillReader) WriteTo(w io.Writer) (int64, error) {
 // Proof implements an ability of cache.Object.Body.
 func (r *fillReader) Proof() (h1 string, verified bool) {
 	p := r.flight.state().proof
-	return p.h1, p.verified
+	return p.H1, p.Verified
 }
 
 func (r *fillReader) Close() error { return r.file.Close() }

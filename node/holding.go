@@ -36,15 +36,15 @@ func (n *Node) Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding
 // copyOf describes an object that is stored, or is about to be.
 func (n *Node) copyOf(t target.Target) (*ringmodv1.Copy, error) {
 	entry, err := n.cfg.Store.Stat(t.String())
-	if data, h1, ok := n.writes.Pending(t.String()); err != nil && ok {
-		entry, err = store.Entry{Size: int64(len(data)), SHA256: sha256.Sum256(data), H1: h1, Stored: time.Now()}, nil
+	if data, proof, ok := n.writes.Pending(t.String()); err != nil && ok {
+		entry, err = store.Entry{Size: int64(len(data)), SHA256: sha256.Sum256(data), Proof: proof, Stored: time.Now()}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	return &ringmodv1.Copy{
 		Target: t.String(), Size: uint64(entry.Size), Sha256: entry.SHA256[:], H1: entry.H1,
-		Verified: n.proofOf(t, entry.H1).verified, Private: n.private(t), StoredAge: durationpb.New(ageOf(entry.Stored)),
+		Verified: entry.Verified, Private: n.private(t), StoredAge: durationpb.New(ageOf(entry.Stored)),
 	}, nil
 }
 

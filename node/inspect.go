@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/verify"
 )
@@ -37,27 +38,30 @@ func NewInspector(v *verify.Verifier) *Inspector {
 // Use makes the inspector ask the first of dbs, too.
 func (i *Inspector) Use(dbs []*sumdb.DB) { i.databases.Store(&dbs) }
 
-// Inspect returns the h1 of the file named by a target, or why it must not be
+// Inspect returns what is known of the file named by a target, or why it must not be
 // served. A checksum database that cannot be asked does not condemn a file: it
 // may be the last copy, and zips carry checksums of their own.
-func (i *Inspector) Inspect(name string, f *os.File) (h1 string, err error) {
+func (i *Inspector) Inspect(name string, f *os.File) (store.Proof, error) {
 	t, err := target.Parse(name)
 	if err != nil {
-		return "", err
+		return store.Proof{}, err
 	}
 	// Without a limit: an error would condemn the file, however good it is.
-	h1, err = i.form(context.Background(), t, f)
+	h1, err := i.form(context.Background(), t, f)
 	if err != nil || h1 == "" {
-		return "", err
+		return store.Proof{}, err
 	}
-	if dbs := i.databases.Load(); dbs != nil && len(*dbs) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), i.patience)
-		defer cancel()
-		if err := (*dbs)[0].Check(ctx, t.Module(), t.Kind, h1); cache.ReasonOf(err) == cache.Mismatch {
-			return "", err
-		}
+	dbs := i.databases.Load()
+	if dbs == nil || len(*dbs) == 0 {
+		return store.Proof{H1: h1}, nil
 	}
-	return h1, nil
+	ctx, cancel := context.WithTimeout(context.Background(), i.patience)
+	defer cancel()
+	err = (*dbs)[0].Check(ctx, t.Module(), t.Kind, h1)
+	if cache.ReasonOf(err) == cache.Mismatch {
+		return store.Proof{}, err
+	}
+	return store.Proof{H1: h1, Verified: err == nil}, nil
 }
 
 func (i *Inspector) form(ctx context.Context, t target.Target, f *os.File) (h1 string, err error) {

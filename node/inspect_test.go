@@ -32,7 +32,7 @@ func TestInspectionIsNotARace(t *testing.T) {
 	}
 	i := NewInspector(verify.New(1))
 	i.patience = 0
-	if h1, err := i.Inspect("example.com/m/@v/v1.0.0.zip", f); err != nil || h1 == "" {
-		t.Errorf("got %q, %v: a good file is condemned, want its h1", h1, err)
+	if p, err := i.Inspect("example.com/m/@v/v1.0.0.zip", f); err != nil || p.H1 == "" {
+		t.Errorf("got %q, %v: a good file is condemned, want its h1", p.H1, err)
 	}
 }

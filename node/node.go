@@ -246,8 +246,8 @@ func (n *Node) filled(ctx context.Context, req cache.Request) (*cache.Object, er
 
 // held returns what is stored, or is about to be. fs.ErrNotExist: neither.
 func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error) {
-	if data, h1, ok := n.writes.Pending(t.String()); ok {
-		return n.smallObject(t, small{data, n.proofOf(t, h1)}, cache.Disk), nil
+	if data, proof, ok := n.writes.Pending(t.String()); ok {
+		return n.smallObject(t, small{data, proof}, cache.Disk), nil
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
 	if errors.Is(err, fs.ErrNotExist) || err != nil && ctx.Err() != nil {
@@ -257,9 +257,8 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
 		return nil, &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
 	}
-	p := n.proofOf(t, obj.H1)
 	return &cache.Object{
-		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored, H1: p.h1, Verified: p.verified,
+		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored, H1: obj.H1, Verified: obj.Verified,
 		Private: n.private(t), Source: cache.Disk, Body: obj.File,
 	}, nil
 }

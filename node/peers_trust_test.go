@@ -143,7 +143,8 @@ func TestWhoseWordIsTaken(t *testing.T) {
 				if got := up.count(test.target); got != test.up {
 					t.Errorf("%d upstream requests, want %d", got, test.up)
 				}
-				if entry, err := mem.Stat(test.target); err != nil || entry.Size != int64(len(bodies[test.target])) {
+				entry, err := mem.Stat(test.target)
+				if err != nil || entry.Size != int64(len(bodies[test.target])) || entry.Verified != (test.target != infoName) {
 					t.Errorf("stored %+v, %v", entry, err)
 				}
 			})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/node/verify"
 )
@@ -13,33 +14,21 @@ import (
 // small is an object that was read whole.
 type small struct {
 	data []byte
-	proof
-}
-
-// proof is what is known of an object's module hash: see cache.Object.
-type proof struct {
-	h1       string
-	verified bool
+	store.Proof
 }
 
 // proofOf returns what is known of obj, of a fill when its end was met.
-func proofOf(obj *cache.Object) proof {
+func proofOf(obj *cache.Object) store.Proof {
 	if body, ok := obj.Body.(interface{ Proof() (string, bool) }); ok {
 		h1, verified := body.Proof()
-		return proof{h1, verified}
+		return store.Proof{H1: h1, Verified: verified}
 	}
-	return proof{obj.H1, obj.Verified}
-}
-
-// proofOf is for what this node holds with that hash: where a checksum database
-// covers the module, nothing gets in without its consent.
-func (n *Node) proofOf(t target.Target, h1 string) proof {
-	return proof{h1, h1 != "" && n.database(t) != nil}
+	return store.Proof{H1: obj.H1, Verified: obj.Verified}
 }
 
 func (n *Node) smallObject(t target.Target, o small, source cache.Source) *cache.Object {
 	obj := n.bytesObject(t, o.data, source)
-	obj.H1, obj.Verified = o.h1, o.verified
+	obj.H1, obj.Verified = o.H1, o.Verified
 	return obj
 }
 
@@ -59,7 +48,7 @@ func (n *Node) fillSmall(ctx context.Context, t target.Target, f *flight) (o sma
 	case own || n.isDuplicate(ctx, t):
 		return o, nil
 	default:
-		return o, n.writes.Put(ctx, t.String(), o.data, o.h1)
+		return o, n.writes.Put(ctx, t.String(), o.data, o.Proof)
 	}
 }
 
@@ -79,13 +68,11 @@ func (n *Node) smallOf(ctx context.Context, t target.Target, s *supply) (small, 
 	if err != nil {
 		return small{}, err
 	}
-	if s.object != nil && proofOf(s.object) == (proof{h1, true}) {
-		return small{data, proof{h1, true}}, nil
+	proof := store.Proof{H1: h1, Verified: true}
+	if s.object == nil || proofOf(s.object) != proof {
+		proof, err = n.check(ctx, t, h1)
 	}
-	if err := n.check(ctx, t, h1); err != nil {
-		return small{}, err
-	}
-	return small{data, n.proofOf(t, h1)}, nil
+	return small{data, proof}, err
 }
 
 // readSmall reads what a kind that is not a zip may have.

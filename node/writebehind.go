@@ -50,9 +50,10 @@ type WriteBehind struct {
 
 // write is one object on its way to the store.
 type write struct {
-	ctx      context.Context //nolint:containedctx // of the request, for the log
-	name, h1 string
-	data     []byte
+	ctx   context.Context //nolint:containedctx // of the request, for the log
+	name  string
+	proof store.Proof
+	data  []byte
 }
 
 // weight is what o takes of the room: one that is larger than all of it takes all.
@@ -72,8 +73,8 @@ func NewWriteBehind(s store.Store, log *slog.Logger) *WriteBehind {
 
 // Put takes data, which the caller no longer changes. It waits when too much
 // waits already, and fails only when ctx ends before there is room or after Wait.
-func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, h1 string) error {
-	o := write{context.WithoutCancel(ctx), name, h1, data}
+func (w *WriteBehind) Put(ctx context.Context, name string, data []byte, proof store.Proof) error {
+	o := write{context.WithoutCancel(ctx), name, proof, data}
 	if err := w.room.Acquire(ctx, o.weight()); err != nil {
 		return diskError(err)
 	}
@@ -132,12 +133,12 @@ func (w *WriteBehind) gather() {
 	}
 }
 
-// Pending returns the bytes and the h1 of an object that waits to be stored.
-func (w *WriteBehind) Pending(name string) (data []byte, h1 string, ok bool) {
+// Pending returns an object that waits to be stored.
+func (w *WriteBehind) Pending(name string) (data []byte, proof store.Proof, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	o, ok := w.pending[name]
-	return o.data, o.h1, ok
+	return o.data, o.proof, ok
 }
 
 // Wait returns when everything that was Put is stored or has failed. Nothing is
@@ -170,6 +171,6 @@ func (w *WriteBehind) write(o write) error {
 	if _, err := p.Write(o.data); err != nil {
 		return err
 	}
-	_, err = p.Commit(o.h1)
+	_, err = p.Commit(o.proof)
 	return err
 }

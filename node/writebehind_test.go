@@ -29,7 +29,7 @@ func TestWritesComeBehindTheBurst(t *testing.T) {
 				mem := store.NewMem()
 				w := node.NewWriteBehind(mem, nil)
 				start := time.Now()
-				if err := w.Put(t.Context(), name, []byte("module example.com/m\n"), ""); err != nil {
+				if err := w.Put(t.Context(), name, []byte("module example.com/m\n"), store.Proof{}); err != nil {
 					t.Fatal(err)
 				}
 				waits := true

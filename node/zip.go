@@ -65,7 +65,7 @@ func (z *zipFill) take(ctx context.Context, s *supply) error {
 		return err
 	}
 	z.flight.verify(p)
-	z.commit(ctx, s, p.h1)
+	z.commit(ctx, s, p)
 	return nil
 }
 
@@ -198,29 +198,26 @@ func bufferFor(size int64) int64 {
 
 // prove returns what is known of the zip's hash: what the node that gave it
 // says, if it has verified it or nobody can, else what we find.
-func (z *zipFill) prove(ctx context.Context, s *supply) (proof, error) {
+func (z *zipFill) prove(ctx context.Context, s *supply) (store.Proof, error) {
 	n := z.node
 	if s.object != nil {
 		p := proofOf(s.object)
-		if p.h1 != "" && (p.verified || s.own != nil || n.database(z.target) == nil) {
+		if p.H1 != "" && (p.Verified || s.own != nil || n.database(z.target) == nil) {
 			return p, nil
 		}
 	}
 	z.follow(ctx)
 	h1, err := z.download.Zip(z.target.Module(), z.written)
 	z.unfollow()
-	if err == nil {
-		err = n.check(ctx, z.target, h1)
-	}
 	if err != nil {
-		return proof{}, err
+		return store.Proof{}, err
 	}
-	return n.proofOf(z.target, h1), nil
+	return n.check(ctx, z.target, h1)
 }
 
 // commit stores the zip. A failure costs only the next one who asks: the
 // followers have verified bytes.
-func (z *zipFill) commit(ctx context.Context, s *supply, h1 string) {
+func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
 	if s.own != nil {
 		s.own.wait(ctx)
 		return
@@ -228,7 +225,7 @@ func (z *zipFill) commit(ctx context.Context, s *supply, h1 string) {
 	if z.node.isDuplicate(ctx, z.target) {
 		return
 	}
-	if _, err := z.pending.Commit(h1); err != nil {
+	if _, err := z.pending.Commit(p); err != nil {
 		z.node.log.ErrorContext(ctx, "storing", "key", z.target.String(), "err", err)
 	}
 }

@@ -11,13 +11,17 @@ import (
 // CRC-32C (4 bytes, little endian) of bucket, 0, name, 0 and payload, so that a
 // damaged value, key or page structure never passes for an entry.
 //
-//	object   = version(1) size(uvarint) stored h1(string) sha256(32 bytes) crc32c(4 bytes each)
-//	document = version(1) fetched etag(string) last_modified(string) source(string) body(rest)
+//	object   = 2 size(uvarint) stored h1(string) verified(1 byte) sha256(32 bytes) crc32c(4 bytes each)
+//	document = 1 fetched etag(string) last_modified(string) source(string) body(rest)
 //	time     = seconds(varint) nanoseconds(uvarint)
 //	string   = length(uvarint) bytes
 //
-// An object has one crc32c, little endian, for each begun chunk of chunkSize bytes.
-const codecVersion = 1
+// An object has one crc32c, little endian, for each begun chunk of chunkSize bytes;
+// verified is 0 or 1. Objects of version 1 have no such byte: nobody knows.
+const (
+	documentVersion = 1
+	objectVersion   = 2
+)
 
 const chunkSize = 128 << 10
 
@@ -53,10 +57,15 @@ func unseal(bucket, name string, value []byte) ([]byte, error) {
 
 func (r *record) encode() []byte {
 	b := make([]byte, 0, 128+4*len(r.sums))
-	b = append(b, codecVersion)
+	b = append(b, objectVersion)
 	b = binary.AppendUvarint(b, uint64(r.Size))
 	b = appendTime(b, r.Stored)
 	b = appendString(b, r.H1)
+	if r.Verified {
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
 	b = append(b, r.SHA256[:]...)
 	for _, sum := range r.sums {
 		b = binary.LittleEndian.AppendUint32(b, sum)
@@ -67,8 +76,11 @@ func (r *record) encode() []byte {
 // decodeRecord copies what it keeps of b.
 func decodeRecord(name string, b []byte) (*record, error) {
 	d := decoder{rest: b}
-	d.version()
-	r := &record{Entry: Entry{Name: name, Size: int64(d.uvarint()), Stored: d.time(), H1: d.string()}}
+	version := d.version(objectVersion)
+	r := &record{Entry: Entry{Name: name, Size: int64(d.uvarint()), Stored: d.time(), Proof: Proof{H1: d.string()}}}
+	if version > 1 {
+		r.Verified = d.bool()
+	}
 	copy(r.SHA256[:], d.bytes(len(r.SHA256)))
 	if d.bad || r.Size < 0 || len(d.rest)%4 != 0 || chunks(r.Size) != int64(len(d.rest)/4) {
 		return nil, errCodec
@@ -82,7 +94,7 @@ func decodeRecord(name string, b []byte) (*record, error) {
 
 func encodeDocument(doc Document) []byte {
 	b := make([]byte, 0, 128+len(doc.Body))
-	b = appendTime(append(b, codecVersion), doc.Fetched)
+	b = appendTime(append(b, documentVersion), doc.Fetched)
 	for _, s := range []string{doc.ETag, doc.LastModified, doc.Source} {
 		b = appendString(b, s)
 	}
@@ -92,7 +104,7 @@ func encodeDocument(doc Document) []byte {
 // decodeDocument copies what it keeps of b.
 func decodeDocument(b []byte) (Document, error) {
 	d := decoder{rest: b}
-	d.version()
+	d.version(documentVersion)
 	doc := Document{Fetched: d.time(), ETag: d.string(), LastModified: d.string(), Source: d.string()}
 	if d.bad {
 		return Document{}, errCodec
@@ -116,10 +128,23 @@ type decoder struct {
 	bad  bool
 }
 
-func (d *decoder) version() {
-	if v := d.bytes(1); !d.bad && v[0] != codecVersion {
+// version returns the version of the value, which is at most newest.
+func (d *decoder) version(newest byte) byte {
+	v := d.bytes(1)
+	if d.bad || v[0] < 1 || v[0] > newest {
 		d.fail()
+		return 0
 	}
+	return v[0]
+}
+
+func (d *decoder) bool() bool {
+	v := d.bytes(1)
+	if d.bad || v[0] > 1 {
+		d.fail()
+		return false
+	}
+	return v[0] == 1
 }
 
 func (d *decoder) fail() { d.rest, d.bad = nil, true }

@@ -10,7 +10,7 @@ import (
 
 func TestCodec(t *testing.T) {
 	t.Parallel()
-	r := &record{Entry: Entry{Name: "a", Size: chunkSize + 1, H1: "h1:x", Stored: time.Now().UTC().Round(0), SHA256: [32]byte{1, 2}}, sums: []uint32{1, 2}}
+	r := &record{Entry: Entry{Name: "a", Size: chunkSize + 1, Proof: Proof{"h1:x", true}, Stored: time.Now().UTC().Round(0), SHA256: [32]byte{1, 2}}, sums: []uint32{1, 2}}
 	got, err := decodeRecord("a", r.encode())
 	if err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("decodeRecord = %+v, %v, want %+v", got, err, r)
@@ -19,6 +19,22 @@ func TestCodec(t *testing.T) {
 		if got, err := decodeRecord("a", r.encode()[:n]); err == nil {
 			t.Errorf("%d bytes of a record decode to %+v", n, got)
 		}
+	}
+}
+
+// What an older version has written stays readable.
+func TestCodecOfVersion1(t *testing.T) {
+	t.Parallel()
+	r := &record{Entry: Entry{Name: "a", Size: 3, Proof: Proof{H1: "h1:x"}, Stored: time.Unix(5, 6).UTC(), SHA256: [32]byte{1}}, sums: []uint32{7}}
+	b := r.encode()
+	at := bytes.Index(b, []byte("h1:x")) + len("h1:x") // of the byte that version 1 lacks
+	old := append(append([]byte{1}, b[1:at]...), b[at+1:]...)
+	if got, err := decodeRecord("a", old); err != nil || !reflect.DeepEqual(got, r) {
+		t.Errorf("got %+v, %v, want %+v", got, err, r)
+	}
+	old[0] = objectVersion + 1
+	if got, err := decodeRecord("a", old); err == nil {
+		t.Errorf("an unknown version decodes to %+v", got)
 	}
 }
 
@@ -45,7 +61,7 @@ func TestSeal(t *testing.T) {
 // FuzzRecord: whatever decodes is understood completely, so that it survives a
 // second trip.
 func FuzzRecord(f *testing.F) {
-	f.Add((&record{Entry: Entry{Size: 3, H1: "h1:x", Stored: time.Unix(5, 6)}, sums: []uint32{7}}).encode())
+	f.Add((&record{Entry: Entry{Size: 3, Proof: Proof{H1: "h1:x"}, Stored: time.Unix(5, 6)}, sums: []uint32{7}}).encode())
 	f.Add((&record{}).encode())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -26,10 +26,10 @@ type DiskConfig struct {
 	// Dir is the data directory; made when missing. Required.
 	Dir string
 	// Inspect checks the content of a file that has no index entry (index lost,
-	// file restored by hand) and returns its h1, "" where there is none. An error
+	// file restored by hand) and returns what is known of it then. An error
 	// means that the content is wrong: the file is set aside. It may move f's
 	// offset and must not close it. nil accepts nothing.
-	Inspect func(name string, f *os.File) (h1 string, err error)
+	Inspect func(name string, f *os.File) (Proof, error)
 	// Logger takes what an operator should know; nil means nobody.
 	Logger *slog.Logger
 }
@@ -53,7 +53,7 @@ type DiskConfig struct {
 // for or the index is rebuilt. Empty folders stay.
 type Disk struct {
 	dir        string
-	inspect    func(name string, f *os.File) (string, error)
+	inspect    func(name string, f *os.File) (Proof, error)
 	logger     *slog.Logger
 	lock       *os.File
 	index      *index

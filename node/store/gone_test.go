@@ -47,7 +47,7 @@ func put(t *testing.T, d *Disk, name string) {
 	if _, err := p.Write([]byte("{}")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Commit(""); err != nil {
+	if _, err := p.Commit(Proof{}); err != nil {
 		t.Fatal(err)
 	}
 }

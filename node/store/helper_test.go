@@ -22,12 +22,13 @@ func content(name string, size int) string {
 	return fmt.Sprintf("%s\n%x", filler, sha256.Sum256([]byte(filler)))
 }
 
-func inspectContent(_ string, f *os.File) (string, error) {
+func inspectContent(_ string, f *os.File) (Proof, error) {
 	b, err := io.ReadAll(f)
 	if err != nil {
-		return "", err
+		return Proof{}, err
 	}
-	return checkContent(b)
+	h1, err := checkContent(b)
+	return Proof{H1: h1}, err
 }
 
 func checkContent(b []byte) (string, error) {
@@ -61,7 +62,7 @@ func commit(t testing.TB, d *Disk, name, data string) error {
 		p.Abort()
 		return err
 	}
-	_, err = p.Commit("h1:x")
+	_, err = p.Commit(Proof{H1: "h1:x"})
 	return err
 }
 

@@ -49,14 +49,14 @@ func (p *memPending) Open() (File, error) {
 	return p.data.open(), nil
 }
 
-func (p *memPending) Commit(h1 string) (Entry, error) {
+func (p *memPending) Commit(proof Proof) (Entry, error) {
 	p.mem.mu.Lock()
 	defer p.mem.mu.Unlock()
 	if p.state != writing {
 		return Entry{}, fs.ErrClosed
 	}
 	p.state = committed
-	entry := p.sum.record(p.name, h1).Entry
+	entry := p.sum.record(p.name, proof).Entry
 	p.mem.objects[p.name] = memObject{entry, p.data}
 	return entry, nil
 }

@@ -182,14 +182,14 @@ func (d *Disk) adopt(ctx context.Context, name string, f *os.File, id identity) 
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return Entry{}, err
 	}
-	h1, err := d.inspect(name, f)
+	proof, err := d.inspect(name, f)
 	if err != nil {
 		return Entry{}, &badCopyError{err}
 	}
 	if now, err := stat(f); err != nil || now != id {
 		return Entry{}, errChanging // judge sees it too and begins again
 	}
-	r := sum.record(name, h1)
+	r := sum.record(name, proof)
 	// Whoever put the file there may not have synced it.
 	err = errors.Join(f.Sync(), syncDir(filepath.Dir(f.Name())))
 	if err == nil {

@@ -115,7 +115,7 @@ func (p *diskPending) Abort() {
 // removes; then an entry without a file, which counts as absent; and after the
 // rename an object. When it replaces another one, a crash between entry and
 // rename leaves a file that does not fit its entry: it is set aside.
-func (p *diskPending) Commit(h1 string) (Entry, error) {
+func (p *diskPending) Commit(proof Proof) (Entry, error) {
 	f := p.current()
 	if f == nil {
 		return Entry{}, fs.ErrClosed
@@ -124,7 +124,7 @@ func (p *diskPending) Commit(h1 string) (Entry, error) {
 		p.Abort()
 		return Entry{}, p.failed
 	}
-	r := p.sum.record(p.name, h1)
+	r := p.sum.record(p.name, proof)
 	if err := p.commit(f, r); err != nil {
 		if _, crashed := errors.AsType[*crash](err); !crashed {
 			p.Abort()

@@ -44,12 +44,18 @@ type File interface {
 	io.Closer
 }
 
+// Proof is what whoever commits has found out about the content.
+type Proof struct {
+	H1       string // "h1:" dirhash of a zip or go.mod; "" where there is none
+	Verified bool   // a checksum database has confirmed it
+}
+
 // Entry describes an object.
 type Entry struct {
 	Name   string
 	Size   int64 // bytes
 	SHA256 [32]byte
-	H1     string    // "h1:" dirhash of a zip or go.mod; "" where there is none
+	Proof
 	Stored time.Time // when it was committed or adopted, local clock
 }
 
@@ -96,7 +102,7 @@ type Pending interface {
 	// Commit makes the object visible and durable, in place of an older one of
 	// the name. After an error the pending object is gone and an older one may
 	// be gone too.
-	Commit(h1 string) (Entry, error)
+	Commit(p Proof) (Entry, error)
 	// Abort drops the object. It does nothing after Commit or another Abort.
 	Abort()
 }

@@ -98,6 +98,6 @@ func (f *indexFile) count(tx *bolt.Tx, c change) (then func(), err error) {
 // what was counted must be taken off again when the value has been damaged.
 func sizeIn(value []byte) int64 {
 	d := decoder{rest: value}
-	d.version()
+	d.version(objectVersion)
 	return max(0, int64(d.uvarint()))
 }

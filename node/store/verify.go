@@ -51,8 +51,8 @@ func (s *summer) add(p []byte) {
 }
 
 // record describes what has been added, stored now.
-func (s *summer) record(name, h1 string) *record {
-	r := &record{Entry: Entry{Name: name, Size: s.size, H1: h1, Stored: time.Now().UTC()}, sums: s.sums}
+func (s *summer) record(name string, proof Proof) *record {
+	r := &record{Entry: Entry{Name: name, Size: s.size, Proof: proof, Stored: time.Now().UTC()}, sums: s.sums}
 	s.sha256.Sum(r.SHA256[:0])
 	return r
 }

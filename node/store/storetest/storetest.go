@@ -25,6 +25,7 @@ func Test(t *testing.T, open func(t *testing.T) (store.Store, store.Documents)) 
 		run  func(*testing.T, store.Store)
 	}{
 		{"commit then open", testCommit},
+		{"what is known of the content", testProof},
 		{"sizes around the chunk", testSizes},
 		{"absent", testAbsent},
 		{"bad names", testBadNames},
@@ -65,7 +66,7 @@ func Put(t testing.TB, s store.Store, name, data, h1 string) store.Entry {
 	if _, err := io.WriteString(p, data); err != nil {
 		t.Fatal(err)
 	}
-	e, err := p.Commit(h1)
+	e, err := p.Commit(store.Proof{H1: h1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +108,26 @@ func WantAbsent(t testing.TB, s store.Store, name string) {
 	}
 }
 
+func testProof(t *testing.T, s store.Store) {
+	for _, want := range []store.Proof{{}, {H1: "h1:x"}, {H1: "h1:x", Verified: true}} {
+		p, err := s.Create("a/proven")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Commit(want); err != nil {
+			t.Fatal(err)
+		}
+		obj, err := s.Open(t.Context(), "a/proven")
+		if err != nil {
+			t.Fatal(err)
+		}
+		obj.File.Close()
+		if entry, err := s.Stat("a/proven"); err != nil || entry.Proof != want || obj.Proof != want {
+			t.Errorf("Stat: %+v, %v, Open: %+v, want %+v", entry.Proof, err, obj.Proof, want)
+		}
+	}
+}
+
 func testCommit(t *testing.T, s store.Store) {
 	const name, data = "golang.org/x/mod/@v/v0.20.0.mod", "module golang.org/x/mod\n"
 	before := time.Now().Add(-time.Second)
@@ -145,7 +166,7 @@ func testSizes(t *testing.T, s store.Store) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := p.Commit(""); err != nil {
+		if _, err := p.Commit(store.Proof{}); err != nil {
 			t.Fatal(err)
 		}
 		Want(t, s, name, string(data))
@@ -204,7 +225,7 @@ func testFollow(t *testing.T, s store.Store) {
 		t.Fatal(err)
 	}
 	defer middle.Close()
-	if _, err := p.Commit(""); err != nil {
+	if _, err := p.Commit(store.Proof{}); err != nil {
 		t.Fatal(err)
 	}
 	wantRest(t, early, "two")
@@ -269,7 +290,7 @@ func testEnded(t *testing.T, s store.Store) {
 			t.Fatal(err)
 		}
 		if end == "commit" {
-			_, err = p.Commit("")
+			_, err = p.Commit(store.Proof{})
 		} else {
 			p.Abort()
 		}
@@ -279,7 +300,7 @@ func testEnded(t *testing.T, s store.Store) {
 		if _, err := p.Write([]byte("x")); !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("Write after %s: %v, want fs.ErrClosed", end, err)
 		}
-		if _, err := p.Commit(""); !errors.Is(err, fs.ErrClosed) {
+		if _, err := p.Commit(store.Proof{}); !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("Commit after %s: %v, want fs.ErrClosed", end, err)
 		}
 		p.Abort()
@@ -294,7 +315,7 @@ func testReplace(t *testing.T, s store.Store) {
 		t.Fatal(err)
 	}
 	write(t, p, "one")
-	if _, err := p.Commit(""); err != nil {
+	if _, err := p.Commit(store.Proof{}); err != nil {
 		t.Fatal(err)
 	}
 	o, err := s.Open(t.Context(), name)
