@@ -79,7 +79,7 @@ type position struct {
 func (c *Cluster) rest(ctx context.Context, req cache.Request, size int64, at position) (io.ReadCloser, error) {
 	b := c.body(ctx, req, size)
 	b.offset = at.offset
-	if _, err := b.takeover(at, ""); err != nil {
+	if _, err := b.takeover(at, question{req: req, resume: at.resume, fill: at.resume == nil}); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -175,21 +175,21 @@ func (b *body) swap(r reply) error {
 // Where that is not possible it returns cause, as Get's errors are.
 func (b *body) goOn(src reply, cause error) error {
 	at, ok := positionOf(src)
-	if !ok || !b.q.req.Target.Kind.Immutable() || !goesOn(cause, at.resume != nil) {
+	if !ok || !b.q.req.Target.Kind.Immutable() {
 		return asError(cause)
 	}
-	if b.begun != b.offset {
-		b.begun, b.attempt = b.offset, 0
-	}
-	from, to, err := src.node.id, "", cause
-	for err != nil && b.attempt < maxTakeovers && goesOn(err, at.resume != nil) {
-		if b.attempt++; b.attempt > 1 && b.pause() != nil {
-			break
-		}
-		to, err = b.takeover(at, from)
+	var to string
+	var err error
+	switch {
+	case goesOn(cause, at.resume != nil):
+		to, err = b.askOthers(at, src.node.id, cause)
+	case at.resume == nil && spoken(cause):
+		to, err = b.takeover(at, question{req: b.q.req, avoid: src.node.id, copies: true})
+	default:
+		return asError(cause)
 	}
 	b.c.metrics.resumed(err)
-	log := b.c.log.With("from", from, "offset", b.offset, "key", b.q.req.Target.String())
+	log := b.c.log.With("from", src.node.id, "offset", b.offset, "key", b.q.req.Target.String())
 	if err == nil {
 		log.Info("a stream goes on", "to", to, "err", cause)
 		return nil
@@ -199,6 +199,21 @@ func (b *body) goOn(src reply, cause error) error {
 		return err
 	}
 	return asError(cause)
+}
+
+// askOthers takes over from one node after the other, and from the one that has
+// failed last.
+func (b *body) askOthers(at position, from string, cause error) (to string, err error) {
+	if b.begun != b.offset {
+		b.begun, b.attempt = b.offset, 0
+	}
+	for err = cause; err != nil && b.attempt < maxTakeovers && goesOn(err, at.resume != nil); {
+		if b.attempt++; b.attempt > 1 && b.pause() != nil {
+			break
+		}
+		to, err = b.takeover(at, question{req: b.q.req, avoid: from, resume: at.resume, fill: at.resume == nil})
+	}
+	return to, err
 }
 
 // positionOf tells where src stands.
@@ -217,11 +232,8 @@ func positionOf(src reply) (position, bool) {
 	return position{offset: n, sum: sum}, true
 }
 
-// takeover asks for what comes behind at, the node avoid last, and returns which
-// node has it.
-func (b *body) takeover(at position, avoid string) (string, error) {
-	q := b.q
-	q.avoid, q.resume, q.fill = avoid, at.resume, at.resume == nil
+// takeover asks q for what comes behind at, and returns which node has it.
+func (b *body) takeover(at position, q question) (string, error) {
 	r, err := b.find(q)
 	if err != nil {
 		return "", err
@@ -268,7 +280,7 @@ func (s *seekBody) Read(p []byte) (int, error) {
 	}
 	if s.next != s.b.offset {
 		at := position{offset: s.next, resume: &wire.Resume{Offset: s.next, SHA256: s.digest}}
-		if _, err := s.b.takeover(at, ""); err != nil {
+		if _, err := s.b.takeover(at, question{req: s.b.q.req, resume: at.resume}); err != nil {
 			return 0, err
 		}
 		s.b.offset = s.next

@@ -14,8 +14,8 @@
 //     by the next one by distance.
 //   - A node that is busy is followed by the next one while the budget lasts.
 //   - When a coordinator says no, for whatever reason, all who may hold a copy
-//     are asked for it before that is the answer: a build never fails while any
-//     copy exists. An absent list is absent at once.
+//     are asked for it before that is the answer, also in the middle of a fill: a
+//     build never fails while any copy exists. An absent list is absent at once.
 //   - When nobody is reachable for 2 s, or was a moment ago, Config.Upstream is
 //     asked, if there is one and the module is public, else the answer is
 //     cache.Busy.
@@ -223,7 +223,8 @@ func (c *Cluster) wholeZip(ctx context.Context, req cache.Request) (*cache.Objec
 	return c.direct(ctx, req)
 }
 
-// direct answers a zip without a spool.
+// direct answers a zip without a spool. A fill that fails while it is held back is
+// followed by a copy, of whatever size.
 func (c *Cluster) direct(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	q := question{req: req}
 	r, err := c.find(ctx, q)
@@ -231,6 +232,13 @@ func (c *Cluster) direct(ctx context.Context, req cache.Request) (*cache.Object,
 		return nil, err
 	}
 	obj, err := c.hold(c.object(ctx, q, r), maxSmallZip)
+	if err == nil || !spoken(err) {
+		return obj, asError(err)
+	}
+	q.copies, q.avoid = true, r.node.id
+	if r, noCopy := c.find(ctx, q); noCopy == nil {
+		obj, err = c.hold(c.object(ctx, q, r), maxSmallZip)
+	}
 	return obj, asError(err)
 }
 

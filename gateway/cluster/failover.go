@@ -108,3 +108,10 @@ func goesOn(err error, copied bool) bool {
 	}
 	return false
 }
+
+// spoken tells whether err is what a coordinator says of upstream, after which
+// there is nothing to hope for but a copy.
+func spoken(err error) bool {
+	_, ok := errors.AsType[*cache.Error](err)
+	return ok && stepAfter(err, cache.AllowFill, true) == elsewhere
+}

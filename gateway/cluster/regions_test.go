@@ -101,6 +101,50 @@ func TestOtherRegions(t *testing.T) {
 	}
 }
 
+// What a coordinator says of upstream in the middle of a fill is no reason to fail
+// either while another region has a copy: also when upstream has announced another
+// size, as far as what is answered was held back.
+func TestCopiesAfterHalfAFill(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		size  int  // of the object
+		other bool // upstream sends something shorter
+		at    int64
+		ok    bool
+	}{
+		"small, at its first byte": {1000, false, 1, true},
+		"small, of another size":   {200 << 10, true, 100_000, true},
+		"large":                    {300 << 10, false, 100_000, true},
+		"large, at its last byte":  {300 << 10, false, 300<<10 - 1, true},
+		"large, of another size":   {300 << 10, true, 100_000, false},
+		"large, of other bytes":    {300 << 10, false, -100_000, false},
+	} {
+		for _, reason := range []cache.Reason{cache.Broken, cache.Slow, cache.Mismatch, cache.NotFound} {
+			bothWays(t, func(t way) {
+				data := pattern(tt.size)
+				f := newNodes(t, "eu/a/e1", "us/a/u1", "asia/a/a1")
+				f.nodes["a1"].holds[zipName] = data
+				e1 := f.nodes["e1"]
+				e1.breakAt, e1.broken = tt.at, said(reason)
+				f.upstream[zipName] = data
+				if tt.other {
+					f.upstream[zipName] = data[:len(data)-10]
+				}
+				if tt.at < 0 {
+					f.upstream[zipName], e1.breakAt = append([]byte{1}, data[1:]...), -tt.at
+				}
+				got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
+				if tt.ok && (err != nil || !bytes.Equal(got, data)) {
+					t.Errorf("%s, %v: got %d bytes, %v, want all", name, reason, len(got), err)
+				}
+				if !tt.ok && !reasonIs(err, reason) {
+					t.Errorf("%s, %v: got %v", name, reason, err)
+				}
+			})
+		}
+	}
+}
+
 // fakeUpstream is the last resort.
 type fakeUpstream struct {
 	objects map[string][]byte

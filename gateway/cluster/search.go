@@ -29,6 +29,7 @@ type question struct {
 	req    cache.Request
 	resume *wire.Resume // go on there; nil = from the start
 	fill   bool         // ask the coordinators at once
+	copies bool         // ask nobody but those who may hold one
 	avoid  string       // a node that has just failed is asked when nobody else is left
 }
 
@@ -48,8 +49,27 @@ type search struct {
 	pays      bool     // the next call is a retry of that
 }
 
-// find asks the cluster. Its errors are *cache.Error, or the context's.
+// errNoCopy says that nobody has shown a copy.
+var errNoCopy = errors.New("nobody has a copy")
+
+// findCopy asks those who may hold a copy after a coordinator has said, in the
+// middle of a fill, that upstream is of no use.
+func (c *Cluster) findCopy(ctx context.Context, q question) (reply, error) {
+	s := &search{Cluster: c, question: q, immutable: true, bad: []string{q.avoid}}
+	if view := c.cfg.View.View(); view != nil {
+		if r, ok := s.elsewhere(ctx, view, ring.OfTarget(q.req.Target)); ok {
+			return r, nil
+		}
+	}
+	return reply{}, errNoCopy
+}
+
+// find asks the cluster. Its errors are *cache.Error, or the context's; of
+// findCopy any.
 func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
+	if q.copies {
+		return c.findCopy(ctx, q)
+	}
 	c.budget.earn()
 	start, patience, pause := time.Now(), persistence, jitter()
 	if q.avoid == "" && c.outage.lasts() {
