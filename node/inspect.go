@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/mod/module"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -25,9 +26,16 @@ const inspectTimeout = 10 * time.Second
 // is what its name says: after a lost index, or when files were put there by
 // hand.
 type Inspector struct {
-	verifier  *verify.Verifier
-	patience  time.Duration // with the checksum database
-	databases atomic.Pointer[[]*sumdb.DB]
+	verifier *verify.Verifier
+	patience time.Duration // with the checksum database
+	public   atomic.Pointer[coverage]
+}
+
+// coverage is what a checksum database can be asked about: db is not nil, and
+// what matches private is not for it.
+type coverage struct {
+	db      *sumdb.DB
+	private string
 }
 
 // NewInspector returns an Inspector that checks form only until Use.
@@ -35,8 +43,13 @@ func NewInspector(v *verify.Verifier) *Inspector {
 	return &Inspector{verifier: v, patience: inspectTimeout}
 }
 
-// Use makes the inspector ask the first of dbs, too.
-func (i *Inspector) Use(dbs []*sumdb.DB) { i.databases.Store(&dbs) }
+// Use makes the inspector ask the first of dbs, too, about what does not match
+// the private patterns.
+func (i *Inspector) Use(dbs []*sumdb.DB, private string) {
+	if len(dbs) > 0 {
+		i.public.Store(&coverage{dbs[0], private})
+	}
+}
 
 // Inspect returns what is known of the file named by a target, or why it must not be
 // served. A checksum database that cannot be asked does not condemn a file: it
@@ -51,13 +64,13 @@ func (i *Inspector) Inspect(name string, f *os.File) (store.Proof, error) {
 	if err != nil || h1 == "" {
 		return store.Proof{}, err
 	}
-	dbs := i.databases.Load()
-	if dbs == nil || len(*dbs) == 0 {
+	public := i.public.Load()
+	if public == nil || module.MatchPrefixPatterns(public.private, t.Path) {
 		return store.Proof{H1: h1}, nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), i.patience)
 	defer cancel()
-	err = (*dbs)[0].Check(ctx, t.Module(), t.Kind, h1)
+	err = public.db.Check(ctx, t.Module(), t.Kind, h1)
 	if cache.ReasonOf(err) == cache.Mismatch {
 		return store.Proof{}, err
 	}

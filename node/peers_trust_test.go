@@ -29,6 +29,7 @@ import (
 // records is a checksum database in memory that counts what it is asked.
 type records struct {
 	server  *xsumdb.Server
+	spec    sumdb.Spec
 	lookups atomic.Int64
 }
 
@@ -69,6 +70,7 @@ func newRecords(t *testing.T, mem *store.Mem, writes *node.WriteBehind, zip []by
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.spec = spec
 	files := &node.ChecksumFiles{Store: mem, Documents: mem, Writes: writes}
 	db, err := sumdb.New(sumdb.Config{Spec: spec, Remote: r, Storage: files, Heads: files})
 	if err != nil {

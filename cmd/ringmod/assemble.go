@@ -110,7 +110,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
 		return err
 	}
-	inspector.Use(a.dbs)
+	inspector.Use(a.dbs, a.private)
 	a.node = node.New(node.Config{
 		Store: disk, Documents: disk, Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
 		Private: a.private, Metrics: a.metrics, Logger: a.log,
