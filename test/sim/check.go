@@ -1,0 +1,339 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Times that the checks allow for.
+const (
+	// settling is how long members may act on what they knew before a fault or its
+	// end: breakers, the rejoin loop, suspicion.
+	settling = time.Minute
+	// negative is how long an absence may be repeated, by the node that heard it and by
+	// another that heard it from there, and a little for the way.
+	negative = 2*time.Minute + 10*time.Second
+	// fresh is how old a mutable answer may be that is not marked stale, likewise.
+	fresh = time.Minute + 2*time.Second
+	// lingering is how long a request may fare as those before it, whose fill it
+	// joins.
+	lingering = 30 * time.Second
+)
+
+// check holds what happened against the invariants, and returns what does not fit.
+func (b *book) check() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var bad []string
+	for _, a := range b.answers {
+		if why := b.judge(a); why != "" {
+			bad = append(bad, b.describe(a)+": "+why)
+		}
+	}
+	bad = append(bad, b.backwards()...)
+	fetches := b.w.out.history()
+	bad = append(bad, b.needless(fetches)...)
+	bad = append(bad, b.repeated(fetches)...)
+	return append(bad, b.hops()...)
+}
+
+func (b *book) at(t time.Time) string {
+	return fmt.Sprintf("%.3fs", t.Sub(b.w.start).Seconds())
+}
+
+func (b *book) describe(a answer) string {
+	what := fmt.Sprintf("%d", a.status)
+	if !a.whole {
+		what += " broken off"
+	}
+	return fmt.Sprintf("%s to %s %s asked for %s, got %s [%s] %s", b.at(a.start), b.at(a.end), a.gateway, a.target, what, a.source, a.text)
+}
+
+// judge holds one answer against the invariants.
+func (b *book) judge(a answer) string {
+	switch {
+	case a.left:
+		return ""
+	case a.wrong != "":
+		return "I1/I2 " + a.wrong
+	case a.whole && a.status == 200:
+		return b.judgeAge(a)
+	case a.whole && (a.status == 404 || a.status == 410):
+		return b.judgeAbsence(a)
+	}
+	if why := b.mustSucceed(a); why != "" {
+		return fmt.Sprintf("no object and no word of upstream, although %s (%v)", why, a.err)
+	}
+	return ""
+}
+
+// judgeAge is I9: what is not marked stale is at most as old as promised.
+func (b *book) judgeAge(a answer) string {
+	if a.target.Kind.Immutable() || a.stale {
+		return ""
+	}
+	mod, _ := place(a.target)
+	next, superseded := b.w.out.publishedAt(mod, a.state)
+	switch {
+	case a.state < 1:
+		return "I1 upstream never said this"
+	case a.age > fresh:
+		return fmt.Sprintf("I9 not marked stale at the age of %s", a.age)
+	case superseded && next.Before(a.start.Add(-fresh)):
+		return "I9 not marked stale, but upstream has said something else since " + b.at(next)
+	}
+	return ""
+}
+
+// judgeAbsence holds a "no" against what upstream said of late.
+func (b *book) judgeAbsence(a answer) string {
+	if a.cached {
+		return ""
+	}
+	if strings.Contains(a.source, "not_cached") {
+		return "a client that may fill was told what is for those who may not"
+	}
+	mod, version := place(a.target)
+	if !a.target.Kind.Immutable() {
+		version = 0
+	}
+	from := a.start.Add(-negative)
+	published, there := b.w.out.publishedAt(mod, version)
+	told := !b.always(from, a.end, func(e epoch) bool { return e.moods[mod] != moodLost })
+	if there && published.Before(from) && !told {
+		return "a false no: it is there since " + b.at(published)
+	}
+	return ""
+}
+
+// mustSucceed tells why a request had to end well; "" if it had not.
+func (b *book) mustSucceed(a answer) string {
+	if a.cached || !b.always(a.start, a.end, func(e epoch) bool { return e.alive[a.gateway] == a.boot }) {
+		return ""
+	}
+	if id := b.copyFor(a); id != "" {
+		return id + " had a copy all the time"
+	}
+	return b.upstreamFor(a)
+}
+
+// copyFor returns a node that has held the target all the time, as a rank of its
+// region and within reach of the gateway.
+func (b *book) copyFor(a answer) string {
+	if !a.target.Kind.Immutable() {
+		return ""
+	}
+	for _, m := range b.w.nodes("") {
+		since, ok := m.disk.heldSince(a.target.String())
+		if ok && since.Before(a.start) && b.always(a.start.Add(-settling), a.end, func(e epoch) bool {
+			return e.connected(a.gateway, m.id) && slices.Contains(b.askable(e, m.region, a), m.id)
+		}) {
+			return m.id
+		}
+	}
+	return ""
+}
+
+// askable returns who is asked for a copy in a region: all ranks in the gateway's
+// own, and the replicas elsewhere.
+func (b *book) askable(e epoch, region string, a answer) []string {
+	ranks := e.ranks(region, a.target)
+	if region != b.w.machines[a.gateway].region {
+		ranks = ranks[:min(len(ranks), b.w.spec.Replicas)]
+	}
+	return ranks
+}
+
+// upstreamFor tells by which way upstream could have been asked all the time.
+func (b *book) upstreamFor(a answer) string {
+	mod, _ := place(a.target)
+	healthy := func(e epoch) bool {
+		for id := range e.alive {
+			if !e.out[id] {
+				return false
+			}
+		}
+		return e.moods[mod] == moodOK || e.moods[mod] == moodSlow
+	}
+	if !b.always(a.start.Add(-max(settling, lingering)), a.end, healthy) {
+		return ""
+	}
+	for _, m := range b.w.nodes("") {
+		if b.always(a.start.Add(-settling), a.end, func(e epoch) bool { return e.connected(a.gateway, m.id) }) {
+			return "upstream was well and " + m.id + " could be asked"
+		}
+	}
+	return ""
+}
+
+// backwards is the second half of I9: no gateway goes back.
+func (b *book) backwards() []string {
+	type key struct {
+		gateway, target string
+		boot            int
+	}
+	by := make(map[key][]answer)
+	for _, a := range b.answers {
+		if a.whole && a.status == 200 && !a.target.Kind.Immutable() {
+			k := key{a.gateway, a.target.String(), a.boot}
+			by[k] = append(by[k], a)
+		}
+	}
+	var bad []string
+	for _, all := range by {
+		slices.SortFunc(all, func(a, b answer) int { return a.end.Compare(b.end) })
+		for i, late := range all {
+			for _, early := range all[:i] {
+				if early.end.Before(late.start) && late.state < early.state {
+					bad = append(bad, fmt.Sprintf("%s: I9 went back from %d to %d, which was said at %s", b.describe(late), early.state, late.state, b.at(early.end)))
+					break
+				}
+			}
+		}
+	}
+	slices.Sort(bad)
+	return bad
+}
+
+// needless is I4: nobody fetches what a rank of the region has.
+func (b *book) needless(fetches []fetch) []string {
+	var bad []string
+	for _, f := range fetches {
+		by := b.w.machines[f.by]
+		switch {
+		case !by.node():
+			if id := b.anyNode(f); id != "" {
+				bad = append(bad, fmt.Sprintf("%s %s: I4 by itself, although %s could be asked", b.at(f.start), &f, id))
+			}
+		case f.target.Kind.Immutable():
+			if id := b.holderFor(f); id != "" {
+				bad = append(bad, fmt.Sprintf("%s %s for region %s: I4 %s had a copy all the time", b.at(f.start), &f, f.region, id))
+			}
+		}
+	}
+	return bad
+}
+
+func (b *book) anyNode(f fetch) string {
+	for _, m := range b.w.nodes("") {
+		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool { return e.connected(f.by, m.id) }) {
+			return m.id
+		}
+	}
+	return ""
+}
+
+// holderFor returns a rank of the region on whose behalf f was made that held the
+// target, within reach of whoever looked for it there.
+func (b *book) holderFor(f fetch) string {
+	region := cmp.Or(f.region, b.w.machines[f.by].region)
+	for _, m := range b.w.nodes(region) {
+		since, ok := m.disk.heldSince(f.target.String())
+		if ok && since.Before(f.start.Add(-2*time.Second)) && b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
+			return slices.Contains(e.ranks(region, f.target), m.id) && b.reachable(e, m, f.by)
+		}) {
+			return m.id
+		}
+	}
+	return ""
+}
+
+// reachable tells whether a holder was within reach of all members of its region that
+// run, by among them where it is of that region: who asked first is not known.
+func (b *book) reachable(e epoch, m *machine, by string) bool {
+	if b.w.machines[by].region == m.region && !e.connected(by, m.id) {
+		return false
+	}
+	for _, other := range b.w.machines {
+		if other.region == m.region && e.up(other.id) && !e.connected(other.id, m.id) {
+			return false
+		}
+	}
+	return e.up(m.id)
+}
+
+// repeated is I3: see the package.
+func (b *book) repeated(fetches []fetch) []string {
+	by := make(map[string][]fetch)
+	for _, f := range fetches {
+		if b.w.machines[f.by].node() {
+			by[f.target.String()] = append(by[f.target.String()], f)
+		}
+	}
+	var bad []string
+	for _, all := range by {
+		slices.SortFunc(all, func(a, b fetch) int { return a.start.Compare(b.start) })
+		if all[0].target.Kind.Immutable() {
+			bad = append(bad, b.tooMany(all)...)
+		} else {
+			bad = append(bad, b.tooOften(all)...)
+		}
+	}
+	slices.Sort(bad)
+	return bad
+}
+
+// tooMany is I3 for what does not change.
+func (b *book) tooMany(all []fetch) []string {
+	for k, f := range all {
+		allowed := 1 + b.disturbances(all[0].start.Add(-settling), f.start)
+		for _, before := range all[:k] {
+			if before.failed(f.start) {
+				allowed++
+			}
+		}
+		if k+1 > allowed {
+			return []string{fmt.Sprintf("%s %s: I3 for the %d. time, %d allowed: %s", b.at(f.start), &f, k+1, allowed, b.list(all[:k+1]))}
+		}
+	}
+	return nil
+}
+
+// tooOften is I3 for what changes: once in its time to live.
+func (b *book) tooOften(all []fetch) []string {
+	for k, f := range all[1:] {
+		last := all[k]
+		if !last.failed(f.start) && f.start.Sub(last.start) < time.Minute-2*time.Second && b.disturbances(last.start.Add(-settling), f.start) == 0 {
+			return []string{fmt.Sprintf("%s %s: I3 before the last answer was old: %s", b.at(f.start), &f, b.list(all[:k+2]))}
+		}
+	}
+	return nil
+}
+
+func (b *book) list(all []fetch) string {
+	var text []string
+	for _, f := range all {
+		end := "running"
+		if !f.end.IsZero() {
+			end = b.at(f.end)
+		}
+		text = append(text, fmt.Sprintf("%s to %s by %s (%v)", b.at(f.start), end, f.by, f.err))
+	}
+	return strings.Join(text, ", ")
+}
+
+// disturbances adds up what may have given members another opinion about who
+// coordinates.
+func (b *book) disturbances(from, to time.Time) int {
+	sum := 0
+	for _, e := range b.epochs[1:] {
+		if !e.at.Before(from) && !e.at.After(to) {
+			sum += e.weight
+		}
+	}
+	return sum
+}
+
+// hops is I6.
+func (b *book) hops() []string {
+	var bad []string
+	for _, c := range b.calls {
+		if c.hops > 2 {
+			bad = append(bad, fmt.Sprintf("%s %s was asked for %s with %d hops left: I6", b.at(c.at), c.node, c.target, c.hops))
+		}
+	}
+	return bad
+}

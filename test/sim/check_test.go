@@ -1,0 +1,196 @@
+package sim
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ringmod/ringmod/node/member/membertest"
+	"github.com/ringmod/ringmod/ring"
+)
+
+// history is a book that is written by hand: two nodes and a gateway of one region, all
+// well for an hour. Times are in seconds from its end.
+type history struct {
+	*World
+
+	end time.Time
+}
+
+func newHistory(t *testing.T) *history {
+	t.Helper()
+	w := newWorld(t, 1, ring.DefaultSpec())
+	for _, id := range []string{"n1", "n2", "n3", "g1"} {
+		role := ring.Node
+		if id[0] == 'g' {
+			role = ring.Gateway
+		}
+		m := w.add(id, "r1", "", role)
+		m.boots, m.running = 1, &process{}
+	}
+	for mod := range zipSizes {
+		w.out.publish(mod)
+		w.out.published[mod][0] = w.start.Add(-2 * time.Hour)
+	}
+	w.book.begin()
+	w.book.epochs[0].at = w.start.Add(-time.Hour)
+	return &history{World: w, end: w.start}
+}
+
+func (h *history) at(seconds float64) time.Time {
+	return h.end.Add(time.Duration(seconds * float64(time.Second)))
+}
+
+// answered notes a good answer that took a second.
+func (h *history) answered(name string, begin float64, edit func(*answer)) {
+	a := answer{
+		gateway: "g1", boot: 1, target: mustTarget(name), start: h.at(begin), end: h.at(begin + 1),
+		status: 200, whole: true, state: 1, source: "ringmod; hit",
+	}
+	if edit != nil {
+		edit(&a)
+	}
+	h.book.answer(a)
+}
+
+func (h *history) fetched(by, name string, begin, end float64, err error) {
+	h.out.fetches = append(h.out.fetches, &fetch{by: by, boot: 1, region: "r1", target: mustTarget(name), start: h.at(begin), end: h.at(end), err: err})
+}
+
+// holds gives aZip to a node.
+func (h *history) holds(id string, since float64) {
+	h.machines[id].disk.held[aZip] = h.at(since)
+}
+
+// since begins an epoch.
+func (h *history) since(begin float64, change func()) {
+	change()
+	h.book.observe(1)
+	h.book.epochs[len(h.book.epochs)-1].at = h.at(begin)
+}
+
+const (
+	aZip  = "example.com/m1/@v/v1.0.0.zip"
+	aList = "example.com/m1/@v/list"
+)
+
+func failed(a *answer) { a.status, a.text = 502, "broken" }
+
+func absent(a *answer) {
+	a.status, a.text, a.source = 404, "not found", "ringmod; fwd=miss; detail=not_found"
+}
+
+// replicas are those of aZip.
+func (h *history) replicas() (owner, other string) {
+	r := h.book.epochs[0].ranks("r1", mustTarget(aZip))
+	return r[0], r[1]
+}
+
+func TestCheckFindsFaults(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		write func(h *history)
+		want  string // "" for a history without fault
+	}{
+		"all well": {func(h *history) {
+			owner, other := h.replicas()
+			h.fetched(owner, aZip, -900, -899, nil)
+			h.holds(owner, -899)
+			h.holds(other, -899)
+			h.answered(aZip, -800, nil)
+			h.answered(aList, -800, nil)
+			h.answered("example.com/m1/@v/v1.1.0.zip", -700, absent)
+			h.fetched(owner, aList, -900, -899, nil)
+			h.fetched(owner, aList, -840, -839, nil)
+		}, ""},
+		"wrong bytes": {func(h *history) { h.answered(aZip, -800, func(a *answer) { a.wrong = "7 bytes" }) }, "I1/I2"},
+		"wrong list":  {func(h *history) { h.answered(aList, -800, func(a *answer) { a.state = -1 }) }, "I1"},
+		"fetched twice": {func(h *history) {
+			h.fetched("n1", aZip, -800, -790, nil)
+			h.fetched("n2", aZip, -795, -790, nil)
+		}, "I3"},
+		"fetched twice as the first has failed": {func(h *history) {
+			h.fetched("n1", aZip, -800, -796, trouble(0, "500"))
+			h.fetched("n2", aZip, -795, -790, nil)
+		}, ""},
+		"fetched twice as the first has died": {func(h *history) {
+			h.fetched("n1", aZip, -800, -790, nil)
+			h.since(-796, func() { h.machines["n1"].running = nil })
+			h.fetched("n2", aZip, -795, -790, nil)
+		}, ""},
+		"list fetched too soon": {func(h *history) {
+			h.fetched("n1", aList, -800, -799, nil)
+			h.fetched("n2", aList, -760, -759, nil)
+		}, "I3"},
+		"fetched what another has": {func(h *history) {
+			owner, other := h.replicas()
+			h.holds(other, -900)
+			h.fetched(owner, aZip, -800, -799, nil)
+		}, "I4"},
+		"fetched what another has, who was away": {func(h *history) {
+			owner, other := h.replicas()
+			h.holds(other, -900)
+			h.since(-850, func() { h.machines[other].frozen = true })
+			h.since(-820, func() { h.machines[other].frozen = false })
+			h.fetched(owner, aZip, -800, -799, nil)
+		}, ""},
+		"the gateway fetched by itself": {func(h *history) { h.fetched("g1", aZip, -800, -799, nil) }, "I4 by itself"},
+		"the gateway had nobody": {func(h *history) {
+			h.since(-900, func() {
+				h.cuts = append(h.cuts, cut{from: h.gateways(), to: h.nodes(""), kind: membertest.All})
+				h.redraw()
+			})
+			h.fetched("g1", aZip, -800, -799, nil)
+		}, ""},
+		"error though upstream is well": {func(h *history) { h.answered(aZip, -800, failed) }, "upstream was well"},
+		"error as upstream is not well": {func(h *history) {
+			h.since(-850, func() { h.out.setMood(1, moodFail) })
+			h.answered(aZip, -800, failed)
+		}, ""},
+		"error though there is a copy": {func(h *history) {
+			_, other := h.replicas()
+			h.holds(other, -900)
+			h.since(-850, func() { h.out.setMood(1, moodFail) })
+			h.answered(aZip, -780, failed)
+		}, "had a copy"},
+		"broken off": {func(h *history) { h.answered(aZip, -800, func(a *answer) { a.whole = false }) }, "upstream was well"},
+		"broken off as the gateway died": {func(h *history) {
+			h.since(-799.5, func() { h.machines["g1"].running = nil })
+			h.answered(aZip, -800, func(a *answer) { a.whole = false })
+		}, ""},
+		"false no": {func(h *history) { h.answered(aZip, -800, absent) }, "a false no"},
+		"no of upstream": {func(h *history) {
+			h.since(-850, func() { h.out.setMood(1, moodLost) })
+			h.since(-840, func() { h.out.setMood(1, moodOK) })
+			h.answered(aZip, -800, absent)
+		}, ""},
+		"told what others are told": {func(h *history) {
+			h.answered("example.com/m1/@v/v1.1.0.zip", -800, func(a *answer) { absent(a); a.source = "ringmod; fwd=miss; detail=not_cached" })
+		}, "may fill"},
+		"too old": {func(h *history) {
+			h.out.published[1] = append(h.out.published[1], h.at(-900))
+			h.answered(aList, -800, nil)
+		}, "I9 not marked"},
+		"old and marked": {func(h *history) {
+			h.out.published[1] = append(h.out.published[1], h.at(-900))
+			h.answered(aList, -800, func(a *answer) { a.stale = true })
+		}, ""},
+		"says that it is too old": {func(h *history) { h.answered(aList, -800, func(a *answer) { a.age = 70 * time.Second }) }, "I9 not marked"},
+		"went back": {func(h *history) {
+			h.out.published[1] = append(h.out.published[1], h.at(-820))
+			h.answered(aList, -810, func(a *answer) { a.state = 2 })
+			h.answered(aList, -800, nil)
+		}, "I9 went back"},
+		"too many hops": {func(h *history) { h.book.call(call{node: "n1", target: aZip, hops: 3, at: h.at(-800)}) }, "I6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHistory(t)
+			tt.write(h)
+			got := strings.Join(h.book.check(), "\n")
+			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,179 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/member/membertest"
+)
+
+// patience is how long a client waits for the end of an answer.
+const patience = 90 * time.Second
+
+// clients are developers, each near a gateway.
+type clients struct {
+	w       *World
+	ctx     context.Context //nolint:containedctx // the life of all load
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu     sync.Mutex // guards byHost
+	byHost map[string]*http.Client
+	ports  []*membertest.Transport
+}
+
+func newClients(w *World) *clients {
+	ctx, stop := context.WithCancel(w.t.Context())
+	return &clients{w: w, ctx: ctx, stop: stop, byHost: make(map[string]*http.Client)}
+}
+
+// client returns the client near a gateway.
+func (c *clients) client(gw *machine) *http.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if known := c.byHost[gw.id]; known != nil {
+		return known
+	}
+	host := gw.host.As4()
+	host[2] = 1
+	port, err := c.w.net.Listen(netip.AddrPortFrom(netip.AddrFrom4(host), httpPort))
+	if err != nil {
+		panic(err) // each gateway has an address of its own
+	}
+	c.ports = append(c.ports, port)
+	dial := func(ctx context.Context, _, addr string) (net.Conn, error) { return port.Dial(ctx, addr) }
+	c.byHost[gw.id] = &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true}}
+	return c.byHost[gw.id]
+}
+
+// end stops all load, waits for what is still asked, and closes everything.
+func (c *clients) end() {
+	c.stop()
+	c.running.Wait()
+	for _, client := range c.byHost {
+		client.CloseIdleConnections()
+	}
+	for _, port := range c.ports {
+		_ = port.Shutdown()
+	}
+}
+
+// how a client asks.
+type how struct {
+	cached bool // nothing may be fetched
+	leave  bool // before the end
+}
+
+// get asks a gateway for a target and writes down what came.
+func (c *clients) get(gw *machine, t target.Target, h how) answer {
+	a := answer{gateway: gw.id, boot: gw.boots, target: t, cached: h.cached, left: h.leave, start: time.Now()}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), patience)
+	defer cancel()
+	body, err := c.ask(ctx, gw, &a)
+	a.end, a.err, a.whole = time.Now(), err, err == nil && !h.leave
+	if a.whole {
+		a.judge(body)
+	}
+	c.w.book.answer(a)
+	return a
+}
+
+func (c *clients) ask(ctx context.Context, gw *machine, a *answer) ([]byte, error) {
+	url := fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(gw.host, httpPort), a.target)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	if a.cached {
+		req.Header.Set("Disable-Module-Fetch", "true")
+	}
+	resp, err := c.client(gw).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	a.status, a.source = resp.StatusCode, resp.Header.Get("Cache-Status")
+	a.stale = strings.Contains(a.source, "fwd=stale")
+	if seconds, err := strconv.Atoi(resp.Header.Get("Age")); err == nil {
+		a.age = time.Duration(seconds) * time.Second
+	}
+	if a.left {
+		_, err = io.CopyN(io.Discard, resp.Body, 1000)
+		return nil, err
+	}
+	return io.ReadAll(resp.Body)
+}
+
+// judge compares a whole body with what upstream has.
+func (a *answer) judge(body []byte) {
+	mod, _ := place(a.target)
+	switch {
+	case a.status != http.StatusOK:
+		a.text = strings.TrimSpace(string(body))
+	case mod < 0:
+	case !a.target.Kind.Immutable():
+		a.state = state(a.target, body)
+	case !bytes.Equal(body, immutableContent(a.target, mod)):
+		a.wrong = whose(body, a.target)
+	}
+}
+
+// whose tells which object a body is that is not t.
+func whose(body []byte, t target.Target) string {
+	for mod := range zipSizes {
+		for version := range maxVersions {
+			for _, ext := range []string{".info", ".mod", ".zip"} {
+				other := file(mod, version, ext)
+				if other.Kind == t.Kind && bytes.Equal(body, immutableContent(other, mod)) {
+					return "the bytes of " + other.String()
+				}
+			}
+		}
+	}
+	return fmt.Sprintf("%d bytes that upstream never had", len(body))
+}
+
+// load lets developers ask a gateway for this and that, some times per second, until
+// end.
+func (c *clients) load(gw *machine, rate float64, r *rand.Rand) {
+	zipf := rand.NewZipf(r, 1.3, 2, uint64(len(zipSizes)-1))
+	c.running.Go(func() {
+		for {
+			select {
+			case <-c.ctx.Done():
+				return
+			case <-time.After(time.Duration(r.ExpFloat64() / rate * float64(time.Second))):
+			}
+			t, h := c.draw(r, int(zipf.Uint64()))
+			c.running.Go(func() { c.get(gw, t, h) })
+		}
+	})
+}
+
+// draw picks what a developer wants of a module.
+func (c *clients) draw(r *rand.Rand, mod int) (target.Target, how) {
+	h := how{cached: r.IntN(30) == 0, leave: r.IntN(30) == 0}
+	version := c.w.out.count(mod) - 1 - min(r.IntN(3), r.IntN(3))
+	switch r.IntN(20) {
+	case 0:
+		version = c.w.out.count(mod) // not there yet
+	case 1, 2, 3:
+		return mustTarget(modulePath(mod) + "/@v/list"), h
+	case 4, 5:
+		return mustTarget(modulePath(mod) + "/@latest"), h
+	case 6:
+		return mustTarget(modulePath(mod) + "/@v/master.info"), h
+	}
+	return file(mod, max(version, 0), []string{".info", ".mod", ".zip", ".zip"}[r.IntN(4)]), h
+}
