@@ -91,7 +91,7 @@ func (o *options) databases(outside *upstream.Client, others *peer.Peers, files 
 	var dbs []*sumdb.DB
 	for _, spec := range o.specs() {
 		db, err := sumdb.New(sumdb.Config{
-			Spec: spec, Remote: others.Tiles(remoteDatabase{outside, spec}), Members: others.Lookups(), Storage: files, Heads: files, Logger: log,
+			Spec: spec, Remote: others.Copies(remoteDatabase{outside, spec}), Members: others.Lookups(), Storage: files, Heads: files, Logger: log,
 		})
 		if err != nil {
 			return nil, usagef("--sumdb: %w", err)

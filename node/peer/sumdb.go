@@ -40,19 +40,19 @@ func (l lookups) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
 	return nil, &cache.Error{Reason: cache.NotCached, Text: "no other node could answer for " + t.Describe()}
 }
 
-// Tiles returns a way to checksum databases that looks for tiles at the other
-// nodes of the region before it takes the way direct. It waits for nobody's
-// work, as proving a record wants many tiles.
-func (p *Peers) Tiles(direct sumdb.Remote) sumdb.Remote { return tiles{p, direct} }
+// Copies returns a way to checksum databases that looks for lookups and tiles at
+// the other nodes of the region before it takes the way direct. It waits for
+// nobody's work, as proving a record wants many tiles.
+func (p *Peers) Copies(direct sumdb.Remote) sumdb.Remote { return copies{p, direct} }
 
-type tiles struct {
+type copies struct {
 	peers  *Peers
 	direct sumdb.Remote
 }
 
 // Fetch implements sumdb.Remote.
-func (r tiles) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
-	if t.Kind == target.SumdbTile {
+func (r copies) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
+	if t.Kind.Immutable() {
 		if obj, err := r.peers.Peek(ctx, t); err == nil {
 			if data, err := readAll(obj, t); err == nil {
 				return data, nil

@@ -84,7 +84,7 @@ func (d *database) client(t *testing.T) func(*node.Config) {
 		cfg.Writes = node.NewWriteBehind(cfg.Store, nil)
 		files := &node.ChecksumFiles{Store: cfg.Store, Documents: cfg.Documents, Writes: cfg.Writes}
 		peers := cfg.Peers.(*peer.Peers)
-		db, err := sumdb.New(sumdb.Config{Spec: d.spec, Remote: peers.Tiles(d), Members: peers.Lookups(), Storage: files, Heads: files})
+		db, err := sumdb.New(sumdb.Config{Spec: d.spec, Remote: peers.Copies(d), Members: peers.Lookups(), Storage: files, Heads: files})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,6 +189,31 @@ func TestTilesOfTheRegion(t *testing.T) {
 		}
 		if got := d.count("tile/8/0/000.p/3"); got != before || before != 1 {
 			t.Errorf("the tile was fetched %d times, then %d", before, got)
+		}
+	})
+}
+
+// A lookup is looked for in the region by the coordinator, too: another node may have
+// stood in for it.
+func TestLookupsOfTheRegion(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d := newDatabase(t)
+		w := newWorld(t, nil)
+		view := viewOf(t, members(2, "a")...)
+		name := parse(t, "sumdb/"+dbName+"/lookup/example.com/m@v1.0.0")
+		ranks := view.Next().Ranks("a", ring.OfTarget(name))
+		gateway := w.set("a-gw", view)
+		for _, i := range []ring.Index{ranks[1], ranks[0]} {
+			id := view.Member(i).ID
+			w.start(id, view, d.client(t))
+			if _, err := fetch(t.Context(), gateway, id, name); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute) // until it is stored
+		}
+		if got := d.count("lookup/"); got != 1 {
+			t.Errorf("%d lookups, want 1", got)
 		}
 	})
 }

@@ -131,7 +131,7 @@ func (p *process) assembleNode() ([]task, error) {
 	files := &node.ChecksumFiles{Store: p.handle, Documents: p.handle, Writes: writes}
 	others := peer.New(peer.Config{Self: p.m.id, Region: p.m.region, View: p.member.View, Nodes: p.peers})
 	db, err := sumdb.New(sumdb.Config{
-		Spec: p.w.sums.spec, Remote: others.Tiles(ask{p.w.sums, p.source}), Members: others.Lookups(),
+		Spec: p.w.sums.spec, Remote: others.Copies(ask{p.w.sums, p.source}), Members: others.Lookups(),
 		Storage: files, Heads: files, Logger: p.log,
 	})
 	if err != nil {
