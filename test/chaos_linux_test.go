@@ -33,6 +33,9 @@ type chaos struct {
 	stock   stock
 }
 
+// usual is the path between sites that are well.
+var usual = wan.Path{Delay: time.Millisecond} //nolint:gochecknoglobals // a constant in all but name
+
 // stock is what clients of a chaos ask for: what is held from the start, and now
 // and then a version that has just been published.
 type stock struct {
@@ -133,7 +136,7 @@ func TestChaos(t *testing.T) { //nolint:paralleltest // takes the whole machine
 func newChaos(t *testing.T, seed uint64) *chaos {
 	t.Helper()
 	c := &chaos{
-		WAN: wan.New(t, 3, wan.Path{Delay: time.Millisecond}, seed), t: t, random: rand.New(rand.NewPCG(seed, 0)),
+		WAN: wan.New(t, 3, usual, seed), t: t, random: rand.New(rand.NewPCG(seed, 0)),
 		cluster: harness.NewCluster(t), fake: upstreamtest.NewUnstarted(t), broken: make(map[string]func()),
 	}
 	for _, site := range c.Sites {
@@ -234,7 +237,7 @@ func (c *chaos) misfortune() {
 			return nil
 		})
 	case 3:
-		c.split()
+		c.spoil()
 	case 4:
 		if len(c.nodes) < 12 {
 			c.join()
@@ -253,18 +256,36 @@ func (c *chaos) hit(what string, harm func(*harness.Process) (heal func())) {
 	}
 }
 
-// split cuts a site off, wholly or in part.
-func (c *chaos) split() {
+// spoil cuts a site off, wholly, in one direction or for one protocol, or makes its
+// links bad.
+func (c *chaos) spoil() {
 	i := c.random.IntN(len(c.Sites))
 	what := fmt.Sprintf("links of site %d", i+1)
 	if c.broken[what] != nil {
 		return
 	}
-	others := slices.Delete(slices.Clone(c.Sites), i, i+1)
-	cut := pick(c.random, []wan.Cut{wan.Everything, wan.TCP, wan.UDP})
-	c.t.Logf("%s cut %s: %03b", clock(), what, cut)
-	c.SetBoth(c.Sites[i:i+1], others, wan.Path{Cut: cut})
-	c.broken[what] = func() { c.SetBoth(c.Sites[i:i+1], others, wan.Path{Delay: time.Millisecond}) }
+	site, others := c.Sites[i], slices.Delete(slices.Clone(c.Sites), i, i+1)
+	trouble := pick(c.random, []struct {
+		name      string
+		out, back wan.Path
+	}{
+		{"cut", wan.Path{Cut: wan.Everything}, wan.Path{Cut: wan.Everything}},
+		{"cut outwards", wan.Path{Cut: wan.Everything}, usual},
+		{"cut inwards", usual, wan.Path{Cut: wan.Everything}},
+		{"cut for TCP", wan.Path{Cut: wan.TCP}, wan.Path{Cut: wan.TCP}},
+		{"cut for UDP", wan.Path{Cut: wan.UDP}, wan.Path{Cut: wan.UDP}},
+		{"lossy and far", wan.Path{Loss: 0.05, Delay: 100 * time.Millisecond}, wan.Path{Loss: 0.05, Delay: 100 * time.Millisecond}},
+		{"thin", wan.Path{Rate: 1 << 20}, wan.Path{Rate: 1 << 20}},
+	})
+	c.t.Logf("%s %s: %s", clock(), what, trouble.name)
+	set := func(out, back wan.Path) {
+		for _, other := range others {
+			c.Set(site, other, out)
+			c.Set(other, site, back)
+		}
+	}
+	set(trouble.out, trouble.back)
+	c.broken[what] = func() { set(usual, usual) }
 }
 
 func (c *chaos) heal(what string) {

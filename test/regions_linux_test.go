@@ -96,17 +96,24 @@ func readAll(t *testing.T, gateway *harness.Process, objects library) []time.Dur
 	return took
 }
 
-// readTogether is readAll for all objects at once.
+// readTogether is readAll for many objects at once.
 func readTogether(t *testing.T, gateway *harness.Process, objects library) {
 	t.Helper()
+	names := make(chan string)
 	var readers sync.WaitGroup
-	for name, want := range objects {
+	for range 16 {
 		readers.Go(func() {
-			if err := fetchWhole(gateway, name, want); err != nil {
-				t.Errorf("%s: %v", name, err)
+			for name := range names {
+				if err := fetchWhole(gateway, name, objects[name]); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
 			}
 		})
 	}
+	for name := range objects {
+		names <- name
+	}
+	close(names)
 	readers.Wait()
 }
 
