@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"sync"
@@ -127,8 +128,13 @@ func (c *conn) recv(limit int) (n int, err error) {
 	return max(n, 0), err
 }
 
-// stream keeps clients downloads of path going for d and returns bytes a second.
-func stream(ctx context.Context, addr, path string, clients int, d time.Duration) (float64, error) {
+// stream keeps clients downloads along t going for d and returns bytes a second.
+func stream(ctx context.Context, addr string, t *tour, clients int, d time.Duration) (float64, error) {
+	return trickle(ctx, addr, t, clients, math.MaxInt64, d)
+}
+
+// trickle is stream at no more than limit bytes a second for each client.
+func trickle(ctx context.Context, addr string, t *tour, clients int, limit int64, d time.Duration) (float64, error) {
 	var total atomic.Int64
 	c, start := newClient(addr), time.Now()
 	err := together(ctx, clients, func(ctx context.Context, _ int) error {
@@ -137,15 +143,29 @@ func stream(ctx context.Context, addr, path string, clients int, d time.Duration
 			return err
 		}
 		defer conn.Close()
+		got := int64(0)
 		for err == nil && time.Since(start) < d {
+			path, ok := t.next()
+			if !ok {
+				break
+			}
 			_, err = conn.get(path, false, func(n int) bool {
 				total.Add(int64(n))
+				got += int64(n)
+				due := time.Duration(float64(got) / float64(limit) * float64(time.Second))
+				time.Sleep(min(due, d) - time.Since(start))
 				return time.Since(start) < d
 			})
 		}
 		return err
 	})
 	return float64(total.Load()) / time.Since(start).Seconds(), err
+}
+
+// visit asks for each of paths once, a few at a time.
+func visit(ctx context.Context, addr string, paths []string, clients int) error {
+	_, err := stream(ctx, addr, newLap(paths...), clients, time.Hour)
+	return err
 }
 
 // herd is what many clients saw that asked for one object at the same time.

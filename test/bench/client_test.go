@@ -87,11 +87,11 @@ func TestStampede(t *testing.T) {
 func TestStreamCountsPartsOfABody(t *testing.T) {
 	t.Parallel()
 	s := serveBodies(t, 1<<20)
-	rate, err := stream(t.Context(), s.Listener.Addr().String(), "/plain", 2, 100*time.Millisecond)
+	rate, err := stream(t.Context(), s.Listener.Addr().String(), newTour("/plain"), 2, 100*time.Millisecond)
 	if err != nil || rate <= 0 {
 		t.Errorf("got %v bytes a second, %v", rate, err)
 	}
-	if _, err := stream(t.Context(), s.Listener.Addr().String(), "/chunked", 2, time.Second); err == nil {
+	if _, err := stream(t.Context(), s.Listener.Addr().String(), newTour("/chunked"), 2, time.Second); err == nil {
 		t.Error("an answer without a length on a kept connection: got no error")
 	}
 }
@@ -99,11 +99,11 @@ func TestStreamCountsPartsOfABody(t *testing.T) {
 func TestOwnLoad(t *testing.T) {
 	t.Parallel()
 	s := serveBodies(t, 100)
-	got, err := ownLoad(t.Context(), s.Listener.Addr().String(), "/plain", 100*time.Millisecond)
+	got, err := ownLoad(t.Context(), s.Listener.Addr().String(), newTour("/plain"), 100*time.Millisecond)
 	if err != nil || got.rate <= 0 || got.p99 <= 0 {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := ownLoad(t.Context(), s.Listener.Addr().String(), "/none", time.Second); err == nil {
+	if _, err := ownLoad(t.Context(), s.Listener.Addr().String(), newTour("/none"), time.Second); err == nil {
 		t.Error("a status of 404: got no error")
 	}
 }

@@ -17,12 +17,16 @@ type metric struct {
 	// at most atMost; zero means there is no such goal.
 	atLeast, atMost float64
 	strict          bool // every run must reach it, not the median
+	// ceiling is what no run of ours may exceed, in unit, whatever the base does;
+	// zero means there is none.
+	ceiling float64
 }
 
 // side is one of the two that are compared.
 type side struct {
 	name string
 	proc *process // nil when there is no server of its own to measure
+	node *process // what a gateway has behind it; nil when it has nothing
 }
 
 // contest compares two sides in alternating runs.

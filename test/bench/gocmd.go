@@ -163,7 +163,7 @@ func downloadRow(ctx context.Context, b *bench) ([]contest, error) {
 	once := func(s side, _ int) ([]float64, error) {
 		return b.meteredDownload(ctx, s.proc, "http://"+s.proc.addr, "off")
 	}
-	base, ours := side{"nginx", nginx}, side{"ringmod", ringmod}
+	base, ours := side{name: "nginx", proc: nginx}, side{name: "ringmod", proc: ringmod}
 	for _, s := range []side{base, ours} {
 		if _, err := once(s, 0); err != nil {
 			return nil, fmt.Errorf("warming %s: %w", s.name, err)
@@ -196,7 +196,7 @@ func coldRow(ctx context.Context, b *bench) ([]contest, error) {
 	}
 	name := fmt.Sprintf("cold go mod download, %s, sumdb %s", b.workload.name, sumdb)
 	c := contest{metrics: downloadMetrics(name, 1.15)}
-	err = c.play(b.rules(b.runs), side{"direct", nil}, side{"ringmod", nil}, func(s side, _ int) ([]float64, error) {
+	err = c.play(b.rules(b.runs), side{name: "direct", proc: nil}, side{name: "ringmod", proc: nil}, func(s side, _ int) ([]float64, error) {
 		if s.name == "direct" {
 			return b.meteredDownload(ctx, nil, b.proxy.list, sumdb)
 		}

@@ -7,9 +7,18 @@
 //
 //	warm      .info, .mod and @v/list, requests a second     at least 0.70 of nginx
 //	zip       a zip of 69 MB, GB a second, 1 and 8 clients   at least 0.90 of nginx
+//	cluster   a gateway and a node as two processes: see below
 //	download  go mod download, everything stored             at most 1.05 of nginx
 //	cold      go mod download, nothing stored                at most 1.15 of going upstream directly
 //	herd      200 cold requests at once for a zip of 7 MB    at most 2.00 of nginx's proxy_cache with lock
+//
+// The row cluster measures zips that cross gRPC (each one for the first time in
+// the life of a gateway), GB a second: at least 2.00 of a gateway and a node that
+// use grpc-go's default codec and messages of 64 KiB. Then .info, requests a
+// second: at least 0.22 of nginx where the gateway has them not in memory, 0.80
+// where it has. And the peak memory of a gateway from which 64 connections read
+// zips at once, fast and slowly: at most 120 MB. Zips that it has read lately are
+// shown as well.
 //
 // Each measure is printed as min/median/max for either side, with the CPU
 // seconds and the peak memory that the server took (summed over its processes),
@@ -68,6 +77,7 @@ type bench struct {
 	options
 
 	start time.Time
+	self  string // path of this program
 	dir   string // temporary, on a disk
 	cache string // temporary, for module caches: in memory where there is a tmpfs
 	nginx string // path of the program
@@ -77,6 +87,13 @@ type bench struct {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if ok, err := naive(ctx, args, stdout); ok {
+		if err != nil {
+			fmt.Fprintln(stderr, "bench:", err)
+			return 1
+		}
+		return 0
+	}
 	opts, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -100,7 +117,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	rows := fs.String("rows", strings.Join(rowNames(), ","), "rows to run, separated by commas")
 	load := fs.String("workload", "small", "what go mod download downloads: small (100 modules) or prom (249)")
 	fs.IntVar(&o.runs, "runs", 3, "runs of each side")
-	fs.DurationVar(&o.time, "time", 3*time.Second, "length of a run in the rows warm and zip")
+	fs.DurationVar(&o.time, "time", 3*time.Second, "length of a run in the rows warm, zip and cluster")
 	fs.StringVar(&o.ringmod, "ringmod", "", "path of the ringmod program (default: build ./cmd/ringmod)")
 	fs.StringVar(&o.logLevel, "log-level", "warn", "ringmod's log level; warn is without access lines, as nginx runs here")
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a goal is missed")
@@ -139,6 +156,9 @@ func (b *bench) prepare(ctx context.Context, stderr io.Writer) error {
 	var err error
 	if b.dir, err = os.MkdirTemp("", "ringmod-bench-"); err != nil {
 		return fmt.Errorf("making a temporary folder: %w", err)
+	}
+	if b.self, err = os.Executable(); err != nil {
+		return err
 	}
 	b.cache = b.dir
 	if dir, err := os.MkdirTemp("/dev/shm", "ringmod-bench-"); err == nil {
@@ -180,6 +200,7 @@ func rows() []row {
 	return []row{
 		{"warm", warmRow},
 		{"zip", zipRow},
+		{"cluster", clusterRow},
 		{"download", downloadRow},
 		{"cold", coldRow},
 		{"herd", herdRow},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"math"
 	"os"
 	"strings"
@@ -29,12 +30,13 @@ func TestParseWrk(t *testing.T) {
 		want       load
 		wantErr    bool
 	}{
-		{"milliseconds", wrkGood, load{rate: 75012.34, p99: 4.6}, false},
-		{"microseconds", strings.Replace(wrkGood, "4.60ms", "460.00us", 1), load{rate: 75012.34, p99: 0.46}, false},
-		{"seconds, which wrk pads", strings.Replace(wrkGood, "4.60ms", "1.50s ", 1), load{rate: 75012.34, p99: 1500}, false},
+		{"milliseconds", wrkGood, load{requests: 225000, rate: 75012.34, p99: 4.6}, false},
+		{"microseconds", strings.Replace(wrkGood, "4.60ms", "460.00us", 1), load{requests: 225000, rate: 75012.34, p99: 0.46}, false},
+		{"seconds, which wrk pads", strings.Replace(wrkGood, "4.60ms", "1.50s ", 1), load{requests: 225000, rate: 75012.34, p99: 1500}, false},
 		{"wrong statuses", strings.Replace(wrkGood, "Requests/sec", "  Non-2xx or 3xx responses: 5\nRequests/sec", 1), load{}, true},
 		{"socket errors", strings.Replace(wrkGood, "Requests/sec", "  Socket errors: connect 0, read 7, write 0, timeout 0\nRequests/sec", 1), load{}, true},
 		{"no rate", strings.Replace(wrkGood, "Requests/sec", "Requests", 1), load{}, true},
+		{"no count", strings.Replace(wrkGood, "requests in", "answers in", 1), load{}, true},
 		{"no latency", strings.Replace(wrkGood, "99%", "98%", 1), load{}, true},
 		{"empty", "", load{}, true},
 	}
@@ -45,7 +47,7 @@ func TestParseWrk(t *testing.T) {
 			if (err != nil) != tt.wantErr {
 				t.Fatalf("got error %v, want one: %v", err, tt.wantErr)
 			}
-			if math.Abs(got.rate-tt.want.rate) > 1e-6 || math.Abs(got.p99-tt.want.p99) > 1e-6 {
+			if math.Abs(got.rate-tt.want.rate) > 1e-6 || math.Abs(got.p99-tt.want.p99) > 1e-6 || got.requests != tt.want.requests {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
@@ -135,18 +137,19 @@ func TestReadTreeSeesItself(t *testing.T) {
 func TestParseReady(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		line, want string
-		ok         bool
+		line string
+		want map[string]string
 	}{
-		{"ready http=127.0.0.1:8080 grpc=127.0.0.1:8082 gossip=127.0.0.1:8083 admin=127.0.0.1:8081", "127.0.0.1:8080", true},
-		{"ready grpc=127.0.0.1:8082 http=[::1]:8080", "[::1]:8080", true},
-		{"ready grpc=127.0.0.1:8082", "", false},
-		{"not ready http=127.0.0.1:8080", "", false},
-		{"", "", false},
+		{"ready http=127.0.0.1:8080 admin=127.0.0.1:8081", map[string]string{"http": "127.0.0.1:8080", "admin": "127.0.0.1:8081"}},
+		{"ready grpc=[::1]:8082", map[string]string{"grpc": "[::1]:8082"}},
+		{"not ready http=127.0.0.1:8080", nil},
+		{"ready to serve", nil},
+		{"ready", nil},
+		{"", nil},
 	}
 	for _, tt := range tests {
-		if got, ok := parseReady(tt.line); got != tt.want || ok != tt.ok {
-			t.Errorf("%q: got %q, %v; want %q, %v", tt.line, got, ok, tt.want, tt.ok)
+		if got := parseReady(tt.line); !maps.Equal(got, tt.want) {
+			t.Errorf("%q: got %v, want %v", tt.line, got, tt.want)
 		}
 	}
 }
@@ -159,7 +162,7 @@ func TestTailFindsReadyInPieces(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := log.readyAddr(), "127.0.0.1:1"; got != want {
+	if got, want := log.readyAddrs()["http"], "127.0.0.1:1"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if _, err := log.Write([]byte(strings.Repeat("x", 2*tailSize) + "end")); err != nil {
@@ -186,7 +189,7 @@ func TestRedact(t *testing.T) {
 func TestParseFlags(t *testing.T) {
 	t.Parallel()
 	o, err := parse(nil, t.Output())
-	if err != nil || len(o.rows) != 5 || o.runs != 3 || o.workload.name != "small" || o.check {
+	if err != nil || len(o.rows) != 6 || o.runs != 3 || o.workload.name != "small" || o.check {
 		t.Errorf("defaults: got %+v, %v", o, err)
 	}
 	for _, bad := range []string{"-rows=warm,tepid", "-rows=", "-runs=0", "-time=10ms", "-workload=huge", "-nonsense"} {

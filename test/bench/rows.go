@@ -91,16 +91,17 @@ func (b *bench) warmContest(ctx context.Context, s stage, name, path string) (co
 		{name: name + " server CPU", unit: "µs/req"},
 		{name: name + " server peak RSS", unit: "MB"},
 	}}
+	t := newTour(path)
 	for _, p := range []*process{s.nginx, s.ringmod} {
-		if _, err := ownLoad(ctx, p.addr, path, warmUp); err != nil {
+		if _, err := ownLoad(ctx, p.addr, t, warmUp); err != nil {
 			return c, err
 		}
 	}
-	err := c.play(b.rules(b.runs), side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
+	err := c.play(b.rules(b.runs), side{name: "nginx", proc: s.nginx}, side{name: "ringmod", proc: s.ringmod}, func(s side, _ int) ([]float64, error) {
 		var l load
 		start := time.Now()
 		u, err := metered(s.proc, func() (err error) {
-			l, err = b.load(ctx, s.proc.addr, path, b.time)
+			l, err = b.load(ctx, s.proc.addr, t, b.time)
 			return err
 		})
 		requests := l.rate * time.Since(start).Seconds()
@@ -139,16 +140,17 @@ func (b *bench) zipContest(ctx context.Context, s stage, path string, clients in
 		{name: name + ", server CPU", unit: "s/GB"},
 		{name: name + ", server peak RSS", unit: "MB"},
 	}}
+	t := newTour(path)
 	for _, p := range []*process{s.nginx, s.ringmod} {
-		if _, err := stream(ctx, p.addr, path, clients, warmUp); err != nil {
+		if _, err := stream(ctx, p.addr, t, clients, warmUp); err != nil {
 			return c, err
 		}
 	}
-	err := c.play(b.rules(b.runs), side{"nginx", s.nginx}, side{"ringmod", s.ringmod}, func(s side, _ int) ([]float64, error) {
+	err := c.play(b.rules(b.runs), side{name: "nginx", proc: s.nginx}, side{name: "ringmod", proc: s.ringmod}, func(s side, _ int) ([]float64, error) {
 		var rate float64
 		start := time.Now()
 		u, err := metered(s.proc, func() (err error) {
-			rate, err = stream(ctx, s.proc.addr, path, clients, b.time)
+			rate, err = stream(ctx, s.proc.addr, t, clients, b.time)
 			return err
 		})
 		gigabytes := rate * time.Since(start).Seconds() / 1e9
@@ -193,7 +195,7 @@ func herdRow(ctx context.Context, b *bench) ([]contest, error) {
 		{name: "server CPU", unit: "s"},
 		{name: "server peak RSS", unit: "MB"},
 	}}
-	err = c.play(rules, side{"nginx cache", nginx}, side{"ringmod", ringmod}, func(s side, run int) ([]float64, error) {
+	err = c.play(rules, side{name: "nginx cache", proc: nginx}, side{name: "ringmod", proc: ringmod}, func(s side, run int) ([]float64, error) {
 		return herdRun(ctx, u, s.proc, run+1)
 	})
 	return []contest{c}, err

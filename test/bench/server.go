@@ -20,7 +20,8 @@ const startLimit = 20 * time.Second
 
 // process is a server that runs as a child until stop.
 type process struct {
-	addr   string // host:port of its HTTP side
+	addr   string            // host:port of its HTTP side
+	ready  map[string]string // the addresses of its ready line, by name
 	cmd    *exec.Cmd
 	log    *tail
 	cancel context.CancelFunc
@@ -97,26 +98,37 @@ func (b *bench) startRingmod(ctx context.Context, n node) (*process, error) {
 	} else {
 		args = append(args, "--upstream", n.upstream)
 	}
-	p, err := spawn(ctx, b.ringmod, args...)
+	return spawnReady(ctx, b.ringmod, args...)
+}
+
+// spawnReady starts a program that says with a ready line when it serves, and
+// where.
+func spawnReady(ctx context.Context, name string, args ...string) (*process, error) {
+	p, err := spawn(ctx, name, args...)
 	if err != nil {
 		return nil, err
 	}
-	err = p.await(ctx, func() bool { p.addr = p.log.readyAddr(); return p.addr != "" })
+	err = p.await(ctx, func() bool { p.ready = p.log.readyAddrs(); return p.ready != nil })
+	p.addr = p.ready["http"]
 	return p, err
 }
 
-// parseReady returns the HTTP address of a line "ready http=ADDR grpc=ADDR …".
-func parseReady(line string) (addr string, ok bool) {
+// parseReady returns the addresses of a line "ready http=ADDR grpc=ADDR …", nil
+// for any other line.
+func parseReady(line string) map[string]string {
 	fields := strings.Fields(line)
-	if len(fields) == 0 || fields[0] != "ready" {
-		return "", false
+	if len(fields) < 2 || fields[0] != "ready" {
+		return nil
 	}
+	addrs := map[string]string{}
 	for _, f := range fields[1:] {
-		if addr, ok := strings.CutPrefix(f, "http="); ok {
-			return addr, true
+		name, addr, ok := strings.Cut(f, "=")
+		if !ok {
+			return nil
 		}
+		addrs[name] = addr
 	}
-	return "", false
+	return addrs
 }
 
 // freeAddr returns an address on loopback that nobody listens on just now.
@@ -133,8 +145,8 @@ func freeAddr() (string, error) {
 type tail struct {
 	mu    sync.Mutex
 	text  []byte
-	line  []byte // what follows the last newline
-	ready string
+	line  []byte            // what follows the last newline
+	ready map[string]string // its addresses
 }
 
 const tailSize = 4 << 10
@@ -151,8 +163,8 @@ func (t *tail) Write(p []byte) (int, error) {
 		if !found {
 			break
 		}
-		if addr, ok := parseReady(string(line)); ok && t.ready == "" {
-			t.ready = addr
+		if addrs := parseReady(string(line)); t.ready == nil {
+			t.ready = addrs
 		}
 		t.line = rest
 	}
@@ -162,7 +174,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (t *tail) readyAddr() string {
+func (t *tail) readyAddrs() map[string]string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.ready

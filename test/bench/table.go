@@ -61,13 +61,15 @@ func (m metric) goal() string {
 		return fmt.Sprintf(">= %.2f", m.atLeast)
 	case m.atMost > 0:
 		return fmt.Sprintf("<= %.2f", m.atMost)
+	case m.ceiling > 0:
+		return "<= " + number(m.ceiling) + " " + m.unit
 	}
 	return ""
 }
 
-// verdict returns PASS, MISS or, without a goal, the empty string. A ratio
-// that could not be computed is a MISS.
-func (m metric) verdict(ratio spread) string {
+// verdict returns PASS, MISS or, without a goal, the empty string. What could
+// not be computed is a MISS.
+func (m metric) verdict(ours, ratio spread) string {
 	low, high := ratio.median, ratio.median
 	if m.strict {
 		low, high = ratio.min, ratio.max
@@ -75,30 +77,31 @@ func (m metric) verdict(ratio spread) string {
 	switch {
 	case m.goal() == "":
 		return ""
-	case m.atLeast > 0 && low >= m.atLeast, m.atMost > 0 && high <= m.atMost:
+	case m.atLeast > 0 && low >= m.atLeast, m.atMost > 0 && high <= m.atMost, m.ceiling > 0 && ours.max <= m.ceiling:
 		return "PASS"
 	}
 	return "MISS"
 }
 
-// printContests prints one table and says whether a goal was missed. Contests
-// that broke off are left out.
+// printContests prints a table, or one for each pair of sides, and says whether a
+// goal was missed. Contests that broke off are left out.
 func printContests(w io.Writer, row string, contests []contest) (missed bool) {
 	contests = slices.DeleteFunc(contests, func(c contest) bool { return len(c.pairs) == 0 })
 	if len(contests) == 0 {
 		return false
 	}
-	first := contests[0]
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "\n%s\tunit\t%s\t%s\tratio\tgoal\t\tother work\n", strings.ToUpper(row), first.base, first.ours)
-	for _, c := range contests {
+	for i, c := range contests {
+		if i == 0 || c.base != contests[i-1].base || c.ours != contests[i-1].ours {
+			fmt.Fprintf(tw, "\n%s\tunit\t%s\t%s\tratio\tgoal\t\tother work\n", strings.ToUpper(row), c.base, c.ours)
+		}
 		other := 0.0
 		for _, p := range c.pairs {
 			other = max(other, p.other)
 		}
 		for i, m := range c.metrics {
 			base, ours, ratio := c.column(i)
-			verdict := m.verdict(ratio)
+			verdict := m.verdict(ours, ratio)
 			missed = missed || verdict == "MISS"
 			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%.0f%%\n", m.name, m.unit, base, ours, ratio, m.goal(), verdict, 100*other)
 		}

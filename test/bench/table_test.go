@@ -47,9 +47,11 @@ func TestVerdict(t *testing.T) {
 		{"strict, reached", metric{atMost: 1.2, strict: true}, r, "PASS"},
 		{"strict looks at the lowest", metric{atLeast: 0.7, strict: true}, r, "MISS"},
 		{"not measured", metric{atMost: 1}, spreadOf(nil), "MISS"},
+		{"ceiling", metric{ceiling: 120}, r, "PASS"},
+		{"ceiling looks at the worst", metric{ceiling: 119}, r, "MISS"},
 	}
 	for _, tt := range tests {
-		if got := tt.metric.verdict(tt.ratio); got != tt.want {
+		if got := tt.metric.verdict(spread{100, 110, 120}, tt.ratio); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -80,11 +82,38 @@ CPU    s      -            1/1/1      -                           30%
 	}
 }
 
+func TestPrintContestsOfSeveralSides(t *testing.T) {
+	t.Parallel()
+	with := func(base string, m metric) contest {
+		return contest{base: base, ours: "ours", metrics: []metric{m}, pairs: []pair{{base: []float64{100}, ours: []float64{130}}}}
+	}
+	const want = `
+ROW  unit  a            ours         ratio        goal             other work
+x    MB    100/100/100  130/130/130  1.3/1.3/1.3  <= 130 MB  PASS  0%
+y    MB    100/100/100  130/130/130  1.3/1.3/1.3  <= 120 MB  MISS  0%
+
+ROW  unit  b            ours         ratio        goal    other work
+z    MB    100/100/100  130/130/130  1.3/1.3/1.3          0%
+`
+	var got strings.Builder
+	missed := printContests(&got, "row", []contest{
+		with("a", metric{name: "x", unit: "MB", ceiling: 130}),
+		with("a", metric{name: "y", unit: "MB", ceiling: 120}),
+		with("b", metric{name: "z", unit: "MB"}),
+	})
+	if !missed {
+		t.Error("got no missed goal, want one")
+	}
+	if got.String() != want {
+		t.Errorf("got %s\nwant %s", got.String(), want)
+	}
+}
+
 func TestPlayAlternates(t *testing.T) {
 	t.Parallel()
 	var order string
 	var c contest
-	err := c.play(rules{runs: 2}, side{"a", nil}, side{"b", nil}, func(s side, run int) ([]float64, error) {
+	err := c.play(rules{runs: 2}, side{name: "a", proc: nil}, side{name: "b", proc: nil}, func(s side, run int) ([]float64, error) {
 		order += s.name
 		return []float64{float64(run)}, nil
 	})
@@ -92,7 +121,7 @@ func TestPlayAlternates(t *testing.T) {
 		t.Errorf("got order %s, %d pairs, %v; want abba…, 2 pairs", order, len(c.pairs), err)
 	}
 	want := errors.New("broken")
-	err = c.play(rules{runs: 2}, side{"a", nil}, side{"b", nil}, func(side, int) ([]float64, error) { return nil, want })
+	err = c.play(rules{runs: 2}, side{name: "a", proc: nil}, side{name: "b", proc: nil}, func(side, int) ([]float64, error) { return nil, want })
 	if !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
 	}
