@@ -94,21 +94,29 @@ func (i *Inspector) form(ctx context.Context, t target.Target, f *os.File) (h1 s
 		return verify.Mod(t, data)
 	case target.Info:
 		return "", verify.Info(t, data)
+	default:
+		return "", checkSumdbFile(t, data)
+	}
+}
+
+// checkSumdbFile tells what is wrong with the form of a file of a checksum database.
+func checkSumdbFile(t target.Target, data []byte) (err error) {
+	switch t.Kind {
 	case target.SumdbSupported:
 		if len(data) > 0 {
 			err = errors.New("is not empty")
 		}
-		return "", err
+		return err
 	case target.SumdbLookup:
 		_, _, _, err := tlog.ParseRecord(data)
-		return "", err
+		return err
 	case target.SumdbTile:
 		tile, err := tlog.ParseTilePath(t.Rest)
 		if err == nil && tile.L >= 0 && len(data) != tile.W*tlog.HashSize {
 			err = fmt.Errorf("holds %d bytes, not %d hashes", len(data), tile.W)
 		}
-		return "", err
+		return err
 	default:
-		return "", fmt.Errorf("%s is not kept as a file", t.Kind)
+		return fmt.Errorf("%s is not kept as a file", t.Kind)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/admin"
+	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/store"
@@ -105,22 +107,37 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	if err := a.identify(log); err != nil {
 		return err
 	}
-	writes := node.NewWriteBehind(disk, a.log)
+	copied := a.keepCopies(disk)
+	writes := node.NewWriteBehind(copied.Store(), a.log)
 	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers})
 	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
 		return err
 	}
 	inspector.Use(a.dbs, a.private)
 	a.node = node.New(node.Config{
-		Store: disk, Documents: disk, Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
+		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
 		Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
-	a.services(disk)
+	copied.Use(a.node)
+	a.services(disk, copied)
 	return nil
 }
 
+// hintsDir is where the data folder keeps what other nodes are still to be told.
+const hintsDir = "hints"
+
+// keepCopies sees to it that what the node stores is at other nodes, too.
+func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
+	k := copies.New(copies.Config{
+		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Store: disk, Documents: disk,
+		Dir: filepath.Join(a.dataDir, hintsDir), OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, k.Run)
+	return k
+}
+
 // services builds the gRPC server with what a node offers.
-func (a *assembly) services(disk *store.Disk) {
+func (a *assembly) services(disk *store.Disk, copied *copies.Keeper) {
 	streams := &admin.Streams{}
 	a.grpc = grpc.NewServer(slices.Concat(
 		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
@@ -129,10 +146,11 @@ func (a *assembly) services(disk *store.Disk) {
 	node.Register(a.grpc, node.ServiceConfig{
 		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
 	})
+	copies.Register(a.grpc, copied)
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
 		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Logger: a.log,
-		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams},
+		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied},
 	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)
 	reflection.Register(a.grpc)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -98,7 +99,12 @@ func viewOf(digest, seq uint64) string {
 }
 
 func nodesOf(r *ringmodv1.StatusResponse) *table {
-	t := newTable("NODE", "DISK USED", "LIMIT", "FREE", "OBJECTS", "STREAMS", "FILLS", "QUARANTINED", "UPTIME")
+	titles := []string{"NODE", "DISK USED", "LIMIT", "FREE", "OBJECTS", "STREAMS", "FILLS", "QUARANTINED", "UPTIME"}
+	behind := slices.ContainsFunc(r.GetMembers(), isBehind)
+	if behind {
+		titles = append(titles, "HINTS", "COPIES LAG")
+	}
+	t := newTable(titles...)
 	for _, m := range r.GetMembers() {
 		report := m.GetReport()
 		if m.GetMember().GetRole() != ringmodv1.Role_ROLE_NODE || report == nil {
@@ -108,12 +114,21 @@ func nodesOf(r *ringmodv1.StatusResponse) *table {
 		if report.GetDiskLimit() > 0 {
 			limit = size(report.GetDiskLimit())
 		}
-		t.row(
+		cells := []string{
 			m.GetMember().GetId(), size(report.GetDiskUsed()), limit, size(report.GetDiskFree()), fmt.Sprint(report.GetObjects()),
 			fmt.Sprint(report.GetStreams()), fmt.Sprint(report.GetFills()), fmt.Sprint(report.GetQuarantined()), age(report.GetUptime()),
-		)
+		}
+		if behind {
+			cells = append(cells, fmt.Sprint(report.GetHints()), age(report.GetReplicationLag()))
+		}
+		t.row(cells...)
 	}
 	return t
+}
+
+// isBehind tells of a node that has stored what others are still to get.
+func isBehind(m *ringmodv1.MemberStatus) bool {
+	return m.GetReport().GetHints() > 0 || m.GetReport().GetReplicationLag() != nil
 }
 
 func regionsOf(r *ringmodv1.StatusResponse) *table {

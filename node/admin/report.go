@@ -20,6 +20,13 @@ type Local struct {
 	Usage   func() store.Usage
 	Fills   func() int // that run
 	Streams *Streams
+	Copies  Copies
+}
+
+// Copies tells what other nodes are still to get; *copies.Keeper does.
+type Copies interface {
+	Hints() int         // objects that wait for members that were down
+	Lag() time.Duration // how long the one waits that has waited longest; 0 = none waits
 }
 
 // Report implements Reporter.
@@ -35,6 +42,12 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	}
 	if l.Streams != nil {
 		r.Streams = uint32(l.Streams.running.Load())
+	}
+	if l.Copies != nil {
+		r.Hints = uint64(l.Copies.Hints())
+		if lag := l.Copies.Lag(); lag > 0 {
+			r.ReplicationLag = durationpb.New(lag)
+		}
 	}
 	if v := l.View(); v != nil {
 		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/node/admin"
 	"github.com/ringmod/ringmod/node/store"
@@ -28,10 +29,11 @@ func TestLocalReport(t *testing.T) {
 			u.Free, u.Quarantined = 1000, 3
 			return u
 		},
-		Fills: func() int { return 2 },
+		Fills: func() int { return 2 }, Copies: waiting{},
 	}
 	want := &ringmodv1.MemberReport{
 		Version: "v1.2.3", DiskUsed: 5, DiskFree: 1000, Objects: 1, Streams: 1, Fills: 2, Quarantined: 3,
+		Hints: 7, ReplicationLag: durationpb.New(time.Minute),
 		ViewDigest: c.view.Digest(), ViewSeq: c.view.Seq(),
 	}
 	ask := func(method string, seen func()) {
@@ -56,6 +58,11 @@ func TestLocalReport(t *testing.T) {
 	want.Streams = 0
 	check()
 }
+
+type waiting struct{}
+
+func (waiting) Hints() int         { return 7 }
+func (waiting) Lag() time.Duration { return time.Minute }
 
 func TestReportOfAGateway(t *testing.T) {
 	t.Parallel()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/upstream"
@@ -33,13 +35,19 @@ type world struct {
 	t  testing.TB
 	up *origin
 
+	copies *copies.Config // what keepers of copies have in common; nil = there are none
+
 	mu    sync.Mutex
 	nodes map[string]*process
+	disks map[string]*store.Mem
 }
 
 // process is one node of a world.
 type process struct {
 	*node.Node
+
+	keeper *copies.Keeper
+	end    func() // ends the keeper
 
 	mem      *store.Mem
 	listener *bufconn.Listener
@@ -48,7 +56,7 @@ type process struct {
 
 func newWorld(t testing.TB, files map[string][]byte) *world {
 	t.Helper()
-	return &world{t: t, up: &origin{files: files, fetched: map[string]int{}}, nodes: map[string]*process{}}
+	return &world{t: t, up: &origin{files: files, fetched: map[string]int{}}, nodes: map[string]*process{}, disks: map[string]*store.Mem{}}
 }
 
 // fixed is a view that does not change.
@@ -69,16 +77,7 @@ func (f fixed) Member(id string) (ring.Member, bool) {
 func (w *world) set(self string, view *ring.View) *peers.Set {
 	region, _, _ := strings.Cut(self, "-")
 	set := peers.New(peers.Config{Self: self, Region: region, View: fixed{view}, Dial: w.dial})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = set.Run(ctx)
-	}()
-	w.t.Cleanup(func() {
-		cancel()
-		<-done
-	})
+	w.t.Cleanup(w.background(set.Run))
 	return set
 }
 
@@ -92,19 +91,35 @@ func (w *world) dial(ctx context.Context, addr string) (net.Conn, error) {
 	return m.listener.DialContext(ctx)
 }
 
-// start runs a node that sees view. change completes its configuration; nil for
-// nothing.
+// start runs a node that sees view, on the disk that it has had before. change
+// completes its configuration; nil for nothing.
 func (w *world) start(id string, view *ring.View, change func(*node.Config)) {
 	w.t.Helper()
 	region, _, _ := strings.Cut(id, "-")
-	mem := store.NewMem()
+	mem := w.disk(id)
 	cfg := node.Config{Store: mem, Documents: mem, Upstream: w.up}
-	cfg.Peers = peer.New(peer.Config{Self: id, Region: region, View: fixed{view}.View, Nodes: w.set(id, view)})
+	set := w.set(id, view)
+	cfg.Peers = peer.New(peer.Config{Self: id, Region: region, View: fixed{view}.View, Nodes: set})
+	pool := new(wire.Pool)
+	m := &process{mem: mem, listener: bufconn.Listen(1 << 20), server: grpc.NewServer(wire.ServerOptions(pool)...), end: func() {}}
+	if w.copies != nil {
+		own := *w.copies
+		own.Self, own.Region, own.View, own.Nodes, own.Store, own.Documents = id, region, fixed{view}.View, set, mem, mem
+		if own.Dir != "" {
+			own.Dir = filepath.Join(own.Dir, id)
+		}
+		m.keeper = copies.New(own)
+		cfg.Store, cfg.Documents = m.keeper.Store(), m.keeper.Documents()
+	}
 	if change != nil {
 		change(&cfg)
 	}
-	pool := new(wire.Pool)
-	m := &process{node.New(cfg), mem, bufconn.Listen(1 << 20), grpc.NewServer(wire.ServerOptions(pool)...)}
+	m.Node = node.New(cfg)
+	if m.keeper != nil {
+		m.keeper.Use(m.Node)
+		copies.Register(m.server, m.keeper)
+		m.end = w.background(m.keeper.Run)
+	}
 	node.Register(m.server, node.ServiceConfig{Cache: m, Holder: m, Pool: pool})
 	done := make(chan struct{})
 	go func() {
@@ -121,10 +136,33 @@ func (w *world) start(id string, view *ring.View, change func(*node.Config)) {
 	w.nodes[id] = m
 }
 
+// disk returns what outlives the processes of a node.
+func (w *world) disk(id string) *store.Mem {
+	if w.disks[id] == nil {
+		w.disks[id] = store.NewMem()
+	}
+	return w.disks[id]
+}
+
+// background runs a task until the function that it returns is called.
+func (w *world) background(run func(context.Context) error) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 func (w *world) stop(m *process) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = m.Run(ctx, 0)
+	m.end()
 }
 
 // kill ends a node as kill -9 does: what it has begun with upstream ends, too.

@@ -301,8 +301,8 @@ type MemberReport struct {
 	Fills uint32 `protobuf:"varint,8,opt,name=fills,proto3" json:"fills,omitempty"`
 	// Objects announced to nodes that were down, to be announced again.
 	Hints uint64 `protobuf:"varint,9,opt,name=hints,proto3" json:"hints,omitempty"`
-	// How far behind its copies are: age of the oldest announced object that it
-	// has not pulled. Absent: nothing is waiting.
+	// How far behind the copies are of what it has stored: age of the oldest
+	// object that a replica has not confirmed yet. Absent: nothing is waiting.
 	ReplicationLag *durationpb.Duration `protobuf:"bytes,10,opt,name=replication_lag,json=replicationLag,proto3" json:"replication_lag,omitempty"`
 	// Progress of joining or leaving, in thousandths of the bytes to move.
 	// Absent: neither.

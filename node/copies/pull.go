@@ -1,0 +1,214 @@
+package copies
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
+)
+
+// Limits of pulls (cluster.md 4.12).
+const (
+	pullers   = 4
+	maxPulls  = 1 << 14 // that wait
+	pullLimit = 10 * time.Minute
+	pullRead  = 64 << 10 // bytes at a time, so that the rate is kept finely
+
+	// While more than busyFills run, a pull waits for them, at most yieldLimit.
+	busyFills  = 16
+	yieldLimit = 5 * time.Second
+	yieldPause = 100 * time.Millisecond
+)
+
+// pull is an object that somebody has announced.
+type pull struct {
+	target target.Target
+	digest [32]byte // as announced
+	holder string
+}
+
+// pulls are those that wait or run.
+type pulls struct {
+	pace  *pace
+	queue chan *pull
+
+	mu     sync.Mutex
+	known  map[string]*pull // by target
+	taking map[string]bool  // those that are being stored
+}
+
+func newPulls(rate int64) *pulls {
+	return &pulls{
+		pace: &pace{rate: rate}, queue: make(chan *pull, maxPulls), known: map[string]*pull{}, taking: map[string]bool{},
+	}
+}
+
+// room tells whether n more can wait.
+func (p *pulls) room(n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.known)+n <= maxPulls
+}
+
+// add queues what is not queued yet.
+func (p *pulls) add(each *pull) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := each.target.String()
+	if p.known[name] != nil || len(p.known) >= maxPulls {
+		return
+	}
+	p.known[name] = each
+	p.queue <- each // has room for all that are known
+}
+
+func (p *pulls) has(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[name] != nil
+}
+
+func (p *pulls) end(each *pull) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.known, each.target.String())
+}
+
+// takes tells whether an object of that name is being stored by a pull.
+func (p *pulls) takes(name string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taking[name]
+}
+
+func (p *pulls) take(name string) (done func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.taking[name] = true
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.taking, name)
+	}
+}
+
+// pullAll pulls one object after the other.
+func (k *Keeper) pullAll(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-k.pulls.queue:
+			k.pullOne(ctx, p)
+		}
+	}
+}
+
+func (k *Keeper) pullOne(ctx context.Context, p *pull) {
+	defer k.pulls.end(p)
+	k.yield(ctx)
+	result, err := k.pull(ctx, p)
+	k.metrics.pulled(result)
+	if err != nil && ctx.Err() == nil {
+		k.log.DebugContext(ctx, "a copy was not pulled", "key", p.target.String(), "peer", p.holder, "err", err)
+	}
+}
+
+// yield lets fills go first.
+func (k *Keeper) yield(ctx context.Context) {
+	for waited := time.Duration(0); waited < yieldLimit && ctx.Err() == nil && k.node.Fills() > busyFills; waited += yieldPause {
+		sleep(ctx, yieldPause)
+	}
+}
+
+// Results of pulls, for metrics.
+const (
+	pulledOK      = "ok"
+	pulledNothing = "held"    // it had come meanwhile
+	pulledOther   = "changed" // the holder has other bytes than were announced
+	pulledFailed  = "failed"
+)
+
+var errChanged = errors.New("other bytes than those that were announced")
+
+// pull gets an object and hands it to the node.
+func (k *Keeper) pull(ctx context.Context, p *pull) (result string, err error) {
+	if k.isHere(ctx, p.target) {
+		return pulledNothing, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, pullLimit)
+	defer cancel()
+	obj, err := k.cfg.Nodes.Get(ctx, p.holder, cache.Request{Target: p.target, Mode: cache.Peek, Hops: 1}, wire.Options{})
+	if err != nil {
+		return pulledFailed, err
+	}
+	if fixed(p.target.Kind) && obj.SHA256 != p.digest {
+		obj.Body.Close()
+		return pulledOther, errChanged
+	}
+	obj.Body = &paced{obj.Body, ctx, k}
+	defer k.pulls.take(p.target.String())()
+	if err := k.node.Take(ctx, p.target, obj); err != nil {
+		return pulledFailed, err
+	}
+	return pulledOK, nil
+}
+
+// isHere tells whether an object has come, or comes, without us.
+func (k *Keeper) isHere(ctx context.Context, t target.Target) bool {
+	if !t.Kind.Immutable() {
+		return false
+	}
+	h, err := k.node.Holding(ctx, t)
+	return err == nil && (h.GetCopy() != nil || h.GetFilling())
+}
+
+// fixed tells whether two copies of a target must have the same bytes. The answer to
+// a lookup holds the tree head of its time.
+func fixed(kind target.Kind) bool { return kind.Immutable() && kind != target.SumdbLookup }
+
+// paced is a body that is read no faster than the rate allows.
+type paced struct {
+	io.ReadCloser
+
+	ctx    context.Context //nolint:containedctx // of the pull
+	keeper *Keeper
+}
+
+// Read implements io.Reader.
+func (b *paced) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p[:min(len(p), pullRead)])
+	b.keeper.metrics.moved(n)
+	if wait := b.keeper.pulls.pace.spend(n); wait > 0 && !sleep(b.ctx, wait) {
+		return n, b.ctx.Err()
+	}
+	return n, err
+}
+
+// pace bounds bytes per second over all pulls.
+type pace struct {
+	rate int64
+
+	mu   sync.Mutex
+	paid time.Time // until when what was read is paid for
+}
+
+// slack is how much sooner than the rate has it bytes may come, after a rest.
+const slack = 50 * time.Millisecond
+
+// spend returns how long to wait after having read n bytes.
+func (p *pace) spend(n int) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.paid.Before(now) {
+		p.paid = now
+	}
+	p.paid = p.paid.Add(time.Duration(float64(n) / float64(p.rate) * float64(time.Second)))
+	return p.paid.Sub(now) - slack
+}

@@ -1,0 +1,85 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/store"
+)
+
+// Take stores t as obj, which another node of the region holds, and closes obj. What
+// is here stays: a copy is never replaced by another one, nor a document by an
+// older one. As with fills, what no checksum database has confirmed there, and one
+// covers here, is verified first. When it returns nil, t is stored, or was about to
+// be already.
+func (n *Node) Take(ctx context.Context, t target.Target, obj *cache.Object) (err error) {
+	defer n.survive(ctx, t, &err)
+	defer obj.Body.Close()
+	s := &supply{origin: fromPeer, source: cache.Peer, size: obj.Size, body: obj.Body, object: obj}
+	switch {
+	case t.Kind == target.Zip:
+		return n.takeZip(ctx, t, s)
+	case t.Kind.Immutable():
+		return n.takeSmall(ctx, t, s)
+	case t.Kind.Sumdb():
+		return fmt.Errorf("%s is not taken over", t.Kind)
+	default:
+		return n.takeDocument(ctx, t, s)
+	}
+}
+
+// takeZip is a fill that nobody follows.
+func (n *Node) takeZip(ctx context.Context, t target.Target, s *supply) error {
+	f := &flight{flightKey: flightKey{name: t.String()}, changed: make(chan struct{}), size: -1}
+	z := &zipFill{node: n, target: t, flight: f, size: -1}
+	defer z.drop()
+	if err := z.take(ctx, s); err != nil {
+		return err
+	}
+	if !n.arrived(ctx, t) { // the log has why
+		return fmt.Errorf("storing %s: %w", t, errDisk)
+	}
+	return nil
+}
+
+// takeSmall stores what is read whole.
+func (n *Node) takeSmall(ctx context.Context, t target.Target, s *supply) error {
+	o, err := n.smallIn(ctx, t, s)
+	if err != nil || n.isDuplicate(ctx, t) {
+		return err
+	}
+	return n.writes.write(write{ctx, t.String(), o.Proof, o.data})
+}
+
+// smallIn reads and verifies it. What belongs to a checksum database was proven
+// where it was fetched; here only its form is looked at.
+func (n *Node) smallIn(ctx context.Context, t target.Target, s *supply) (small, error) {
+	if !t.Kind.Sumdb() {
+		return n.smallOf(ctx, t, s)
+	}
+	if n.databaseNamed(t.DB) == nil {
+		return small{}, fmt.Errorf("checksum database %s is not served here", t.DB)
+	}
+	data, err := readSmall(s.body, t)
+	if err == nil {
+		err = checkSumdbFile(t, data)
+	}
+	return small{data: data}, err
+}
+
+// takeDocument keeps a mutable answer, whose age counts from now.
+func (n *Node) takeDocument(ctx context.Context, t target.Target, s *supply) error {
+	doc := store.Document{Fetched: time.Now().Add(-s.object.Age)}
+	var err error
+	if doc.Body, err = readSmall(s.body, t); err != nil {
+		return err
+	}
+	if err := checkDocument(t, doc.Body); err != nil {
+		return err
+	}
+	n.keep(ctx, t, doc)
+	return nil
+}
