@@ -145,6 +145,43 @@ func fetchWhole(gateway *harness.Process, name string, want [32]byte) error {
 	return nil
 }
 
+// readAll reads all objects through one gateway, one after the other, and
+// returns how long each took, shortest first.
+func readAll(t *testing.T, gateway *harness.Process, objects library) []time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for _, name := range slices.Sorted(maps.Keys(objects)) {
+		start := time.Now()
+		if err := fetchWhole(gateway, name, objects[name]); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	return took
+}
+
+// readTogether is readAll for many objects at once.
+func readTogether(t *testing.T, gateway *harness.Process, objects library) {
+	t.Helper()
+	names := make(chan string)
+	var readers sync.WaitGroup
+	for range 16 {
+		readers.Go(func() {
+			for name := range names {
+				if err := fetchWhole(gateway, name, objects[name]); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+	for name := range objects {
+		names <- name
+	}
+	close(names)
+	readers.Wait()
+}
+
 // more waits until so many requests more have been answered.
 func (l *load) more(t *testing.T, n int) {
 	t.Helper()
@@ -175,9 +212,13 @@ func (l *load) report(t *testing.T, what string, from, to time.Time, some func(n
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var took []time.Duration
+	var longest request
 	for _, r := range l.requests {
 		if !r.start.Before(from) && r.start.Before(to) && (some == nil || some(r.name)) {
 			took = append(took, r.took)
+			if r.took > longest.took {
+				longest = r
+			}
 		}
 	}
 	if len(took) == 0 {
@@ -185,5 +226,5 @@ func (l *load) report(t *testing.T, what string, from, to time.Time, some func(n
 		return
 	}
 	slices.Sort(took)
-	t.Logf("%s: %d requests, median %v, p99 %v, longest %v", what, len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
+	t.Logf("%s: %d requests, median %v, p99 %v, longest %v (%s)", what, len(took), took[len(took)/2], took[len(took)*99/100], took[len(took)-1], longest.name)
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -78,43 +77,6 @@ func (w *world) crossed() int64 {
 		}
 	}
 	return sum
-}
-
-// readAll reads all objects through one gateway, one after the other, and
-// returns how long each took, shortest first.
-func readAll(t *testing.T, gateway *harness.Process, objects library) []time.Duration {
-	t.Helper()
-	var took []time.Duration
-	for _, name := range slices.Sorted(maps.Keys(objects)) {
-		start := time.Now()
-		if err := fetchWhole(gateway, name, objects[name]); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		took = append(took, time.Since(start))
-	}
-	slices.Sort(took)
-	return took
-}
-
-// readTogether is readAll for many objects at once.
-func readTogether(t *testing.T, gateway *harness.Process, objects library) {
-	t.Helper()
-	names := make(chan string)
-	var readers sync.WaitGroup
-	for range 16 {
-		readers.Go(func() {
-			for name := range names {
-				if err := fetchWhole(gateway, name, objects[name]); err != nil {
-					t.Errorf("%s: %v", name, err)
-				}
-			}
-		})
-	}
-	for name := range objects {
-		names <- name
-	}
-	close(names)
-	readers.Wait()
 }
 
 // TestRegionsFarApart reads warm, cold, during a cut and after it in a world of
