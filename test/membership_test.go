@@ -15,17 +15,18 @@ import (
 )
 
 // small starts a cluster of two nodes and a gateway around a module that
-// upstream has, and returns a check that it works.
-func small(t *testing.T, flags ...string) (*harness.Cluster, func()) {
+// upstream has, and returns a check that it works and that its members know so
+// many nodes.
+func small(t *testing.T, flags ...string) (_ *harness.Cluster, works func(nodes int)) {
 	t.Helper()
 	fake := upstreamtest.New(t)
 	c, gateways := startCluster(t, fake, 2, 1, flags...)
 	objects, all := libraryOf(fake, modules(t, fake, "m", 3, 10<<10)), c.Running()
-	return c, func() {
+	return c, func(nodes int) {
 		t.Helper()
 		readAll(t, gateways[0], objects)
 		for _, p := range all {
-			if err := p.Knows(2, 2); err != nil {
+			if err := p.Knows(nodes, nodes); err != nil {
 				t.Errorf("a member of the cluster was disturbed: %v", err)
 			}
 		}
@@ -48,7 +49,7 @@ func TestOtherCluster(t *testing.T) {
 	c, works := small(t)
 	stranger := c.StartNode(harness.Spec{Name: "n9", Flags: []string{"--cluster", "other"}})
 	stays(t, stranger)
-	works()
+	works(2)
 }
 
 func TestOtherGossipKey(t *testing.T) {
@@ -65,7 +66,7 @@ func TestOtherGossipKey(t *testing.T) {
 	c, works := small(t, "--gossip-key-file", keyFile())
 	stays(t, c.StartNode(harness.Spec{Name: "n8", Flags: []string{"--gossip-key-file", keyFile()}}))
 	stays(t, c.StartNode(harness.Spec{Name: "n9", Flags: []string{"--gossip-key-file", ""}}))
-	works()
+	works(2)
 }
 
 // TestSameNodeID starts a second process with the id of another: it goes, and says
@@ -81,7 +82,7 @@ func TestSameNodeID(t *testing.T) {
 	if !c.Member("n1").Running() {
 		t.Error("the first process of the id gave way to the second")
 	}
-	works()
+	works(2)
 }
 
 // TestUnknownSeed starts a node whose seed has no address: it works alone, says
@@ -135,4 +136,22 @@ func TestLastResort(t *testing.T) {
 	c, gateways := startCluster(t, fake, 1, 1)
 	c.Member("n1").Kill()
 	readAll(t, gateways[0], libraryOf(fake, modules(t, fake, "m", 2, 10<<10)))
+}
+
+// TestOtherRingSpec starts a node that places objects otherwise than its cluster: it
+// owns nothing and says so, and the others are not disturbed.
+func TestOtherRingSpec(t *testing.T) {
+	t.Parallel()
+	c, works := small(t)
+	odd := c.StartNode(harness.Spec{Name: "n9", Flags: []string{"--replicas", "3"}})
+	eventually(t, "all to know of it", func() bool {
+		return c.Member("n1").Knows(3, 3) == nil && c.Member("n2").Knows(3, 3) == nil && c.Member("g1").Knows(3, 3) == nil
+	})
+	for _, p := range []*harness.Process{odd, c.Member("n1")} {
+		eventually(t, "a line about it of "+p.Name, func() bool { return strings.Contains(p.Log(), "owns nothing") })
+	}
+	works(3)
+	if got := odd.Metric("ringmod_node_answers_total"); got > 0 {
+		t.Errorf("the odd node was asked for %v objects, want none", got)
+	}
 }

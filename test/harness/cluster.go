@@ -18,6 +18,9 @@ type Spec struct {
 	Host   Host     // nil: this machine, on loopback
 	Flags  []string // beyond those of the cluster, and over them
 	Env    []string // on top of the environment of the test
+	// ViewFrom are gRPC addresses of nodes that a gateway learns the members from.
+	// nil: by gossip.
+	ViewFrom []string
 }
 
 // Cluster is a number of nodes and gateways that a test has started, each a
@@ -96,7 +99,7 @@ func (c *Cluster) args(m *clusterMember) []string {
 	if m.spec.Host != nil {
 		ip = m.spec.Host.IP().String()
 	}
-	args := []string{m.command, "--cluster", c.label, "--node-id", m.spec.Name, "--gossip-addr", ip + ":0", "--admin-addr", ip + ":0"}
+	args := []string{m.command, "--cluster", c.label, "--node-id", m.spec.Name, "--admin-addr", ip + ":0"}
 	if m.command == "node" {
 		args = append(args, "--grpc-addr", ip+":0", "--data-dir", c.DataDir(m.spec.Name))
 	} else {
@@ -108,12 +111,25 @@ func (c *Cluster) args(m *clusterMember) []string {
 	if m.spec.Zone != "" {
 		args = append(args, "--zone", m.spec.Zone)
 	}
-	for _, p := range c.Running() {
-		if p.Name != m.spec.Name {
-			args = append(args, "--join", p.Gossip)
-		}
+	for _, node := range m.spec.ViewFrom {
+		args = append(args, "--view-from", node)
+	}
+	if m.spec.ViewFrom == nil {
+		args = append(args, "--gossip-addr", ip+":0")
+		args = append(args, c.seeds(m)...)
 	}
 	return slices.Concat(args, c.flags, m.spec.Flags)
+}
+
+// seeds are the flags that lead a member to those that run.
+func (c *Cluster) seeds(m *clusterMember) []string {
+	var flags []string
+	for _, p := range c.Running() {
+		if p.Name != m.spec.Name && p.Gossip != "" {
+			flags = append(flags, "--join", p.Gossip)
+		}
+	}
+	return flags
 }
 
 // DataDir is the folder of the node of this name, started or not.
