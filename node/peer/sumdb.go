@@ -11,15 +11,22 @@ import (
 )
 
 // Lookups is the way to the lookups of checksum databases that leads through the
-// coordinators, so that a lookup crosses upstream once. It answers NotCached
-// where this node is the one to ask the database, and where no other could.
+// region and the coordinators, so that a lookup crosses upstream once. It answers
+// NotCached where this node is the one to ask the database, by way of Copies, and
+// where no other could.
 func (p *Peers) Lookups() sumdb.Remote { return lookups{p} }
 
 type lookups struct{ peers *Peers }
 
 // Fetch implements sumdb.Remote.
 func (l lookups) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
-	for _, c := range l.peers.Coordinators(t) {
+	coordinators := l.peers.Coordinators(t)
+	if len(coordinators) > 0 && !coordinators[0].Self {
+		if data, ok := l.peers.copyOf(ctx, t); ok {
+			return data, nil
+		}
+	}
+	for _, c := range coordinators {
 		if c.Self {
 			break
 		}
@@ -53,13 +60,21 @@ type copies struct {
 // Fetch implements sumdb.Remote.
 func (r copies) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
 	if t.Kind.Immutable() {
-		if obj, err := r.peers.Peek(ctx, t); err == nil {
-			if data, err := readAll(obj, t); err == nil {
-				return data, nil
-			}
+		if data, ok := r.peers.copyOf(ctx, t); ok {
+			return data, nil
 		}
 	}
 	return r.direct.Fetch(ctx, t)
+}
+
+// copyOf returns what another node of the region has of t.
+func (p *Peers) copyOf(ctx context.Context, t target.Target) ([]byte, bool) {
+	obj, err := p.Peek(ctx, t)
+	if err != nil {
+		return nil, false
+	}
+	data, err := readAll(obj, t)
+	return data, err == nil
 }
 
 // readAll reads what is not larger than its kind may be; the client verifies it.

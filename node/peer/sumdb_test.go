@@ -193,27 +193,42 @@ func TestTilesOfTheRegion(t *testing.T) {
 	})
 }
 
-// A lookup is looked for in the region by the coordinator, too: another node may have
-// stood in for it.
+// A lookup is looked for in the region first: a node of it may have stood in for the
+// coordinator, which then does not know.
 func TestLookupsOfTheRegion(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		d := newDatabase(t)
-		w := newWorld(t, nil)
-		view := viewOf(t, members(2, "a")...)
-		name := parse(t, "sumdb/"+dbName+"/lookup/example.com/m@v1.0.0")
-		ranks := view.Next().Ranks("a", ring.OfTarget(name))
-		gateway := w.set("a-gw", view)
-		for _, i := range []ring.Index{ranks[1], ranks[0]} {
-			id := view.Member(i).ID
-			w.start(id, view, d.client(t))
-			if _, err := fetch(t.Context(), gateway, id, name); err != nil {
-				t.Fatal(err)
+	name := parse(t, "sumdb/"+dbName+"/lookup/example.com/m@v1.0.0")
+	for _, regions := range [][]string{{"a"}, {"a", "b"}} {
+		synctest.Test(t, func(t *testing.T) {
+			d := newDatabase(t)
+			w := newWorld(t, nil)
+			view := viewOf(t, members(2, regions...)...)
+			partition := ring.OfTarget(name)
+			id := func(region string, rank int) string {
+				return view.Member(view.Next().Ranks(region, partition)[rank]).ID
 			}
-			time.Sleep(time.Minute) // until it is stored
-		}
-		if got := d.count("lookup/"); got != 1 {
-			t.Errorf("%d lookups, want 1", got)
-		}
-	})
+			home := view.Next().Homes(partition)[0]
+			other := regions[len(regions)-1] // also the home region, where there is one only
+			if other == home {
+				other = regions[0]
+			}
+			gateway := w.set("a-gw", view)
+			ask := func(id string) {
+				if _, err := fetch(t.Context(), gateway, id, name); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute) // until it is stored
+			}
+			w.start(id(other, 1), view, d.client(t))
+			ask(id(other, 1))
+			w.start(id(other, 0), view, d.client(t))
+			if other != home {
+				w.start(id(home, 0), view, d.client(t))
+			}
+			ask(id(other, 0))
+			if got := d.count("lookup/"); got != 1 {
+				t.Errorf("regions %q: %d lookups, want 1", regions, got)
+			}
+		})
+	}
 }
