@@ -168,6 +168,9 @@ func (w *WriteBehind) write(o write) error {
 		return err
 	}
 	defer p.Abort()
+	if err := p.Reserve(int64(len(o.data))); err != nil {
+		return err
+	}
 	if _, err := p.Write(o.data); err != nil {
 		return err
 	}

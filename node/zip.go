@@ -89,6 +89,9 @@ func (z *zipFill) begin(keep, size int64) error {
 		return diskError(err)
 	}
 	file, err := pending.Open()
+	if err == nil && size >= 0 {
+		err = pending.Reserve(size)
+	}
 	if err == nil && keep > 0 {
 		_, err = io.Copy(pending, io.NewSectionReader(z.file, 0, keep))
 	}

@@ -99,7 +99,9 @@ func (a *assembly) identify(log *slog.Logger) error {
 func (a *assembly) openNode(log *slog.Logger) error {
 	verifier := verify.New(0) // one for fills and inspections, which share its workers
 	inspector := node.NewInspector(verifier)
-	disk, err := store.OpenDisk(store.DiskConfig{Dir: a.dataDir, Inspect: inspector.Inspect, Logger: log})
+	disk, err := store.OpenDisk(store.DiskConfig{
+		Dir: a.dataDir, Limit: a.limit, Class: node.ClassOf(a.private), Inspect: inspector.Inspect, Logger: log,
+	})
 	if err != nil {
 		return err
 	}
@@ -119,6 +121,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
+	node.RegisterDisk(a.reg, disk.Usage)
 	a.services(disk, copied)
 	return nil
 }

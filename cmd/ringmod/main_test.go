@@ -32,6 +32,8 @@ func TestOneLineOfError(t *testing.T) {
 			name: "two bad variables", exit: 2, want: "RINGMOD_REPLICAS",
 			env: map[string]string{"RINGMOD_WEIGHT": "x", "RINGMOD_REPLICAS": "y"},
 		},
+		{name: "limit without a unit that is known", exit: 2, want: `--disk-limit "5G": want bytes such as 20GiB`, args: []string{"--disk-limit", "5G"}},
+		{name: "limit beyond all", exit: 2, want: "--disk-limit", env: map[string]string{"RINGMOD_DISK_LIMIT": "101%"}},
 		{
 			name: "password of a checksum database", exit: 2, want: "sum.golang.org: its URL cannot be parsed",
 			args: []string{"--sumdb", "sum.golang.org https://user:secret@host:port/"},

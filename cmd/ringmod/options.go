@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -40,7 +42,8 @@ type options struct {
 
 	nodeID, region, zone string
 	weight, replicas     int
-	dataDir              string
+	dataDir, diskLimit   string
+	limit                store.Limit // diskLimit
 
 	upstream, private string
 	upstreamOfGo      bool // upstream is what 'go env' says and not a setting of ours
@@ -53,6 +56,8 @@ type options struct {
 	logLevel, logFormat string
 	config              string
 }
+
+const defaultDiskLimit = "90%"
 
 // bind offers the flags that a process of these parts has.
 func (o *options) bind(flags *pflag.FlagSet) {
@@ -107,6 +112,7 @@ func (o *options) bindRing(flags *pflag.FlagSet) {
 func (o *options) bindNode(flags *pflag.FlagSet) {
 	flags.IntVar(&o.weight, "weight", 1, "`share` of its region's objects relative to other nodes, 1 to 16")
 	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
+	flags.StringVar(&o.diskLimit, "disk-limit", defaultDiskLimit, "`size` of that folder: bytes such as 20GiB, or how full its file system may get, with all that others have there")
 }
 
 func (o *options) bindSources(flags *pflag.FlagSet) {
@@ -161,7 +167,7 @@ func (o *options) resolve() error {
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
 	}
-	for _, check := range []func() error{o.checkSecurity, o.checkAdvertise, o.checkSeeds, o.checkSources, o.checkPlacement} {
+	for _, check := range []func() error{o.checkSecurity, o.checkAdvertise, o.checkSeeds, o.checkSources, o.checkPlacement, o.checkDisk} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -247,6 +253,13 @@ func (o *options) checkPlacement() error {
 	}
 	if err := o.member("this", "127.0.0.1:1").Check(); err != nil {
 		return usagef("--region, --zone, --weight: %w", err)
+	}
+	return nil
+}
+
+func (o *options) checkDisk() (err error) {
+	if o.limit, err = store.ParseLimit(cmp.Or(o.diskLimit, defaultDiskLimit)); err != nil {
+		return usagef("--disk-limit %q: %w", o.diskLimit, err)
 	}
 	return nil
 }

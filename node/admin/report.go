@@ -34,7 +34,7 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	r := &ringmodv1.MemberReport{Version: l.Version, Uptime: durationpb.New(time.Since(l.Started))}
 	if l.Usage != nil {
 		u := l.Usage()
-		r.DiskUsed, r.DiskFree = uint64(u.Bytes), uint64(u.Free)
+		r.DiskLimit, r.DiskUsed, r.DiskFree = uint64(u.Limit), uint64(u.Taken), uint64(u.Free)
 		r.Objects, r.Quarantined = uint64(u.Objects), uint64(u.Quarantined)
 	}
 	if l.Fills != nil {

@@ -26,13 +26,13 @@ func TestLocalReport(t *testing.T) {
 		Version: "v1.2.3", Started: time.Now().Add(-time.Hour), View: c.View, Streams: streams,
 		Usage: func() store.Usage {
 			u := mem.Usage()
-			u.Free, u.Quarantined = 1000, 3
+			u.Free, u.Quarantined, u.Limit = 1000, 3, 2000
 			return u
 		},
 		Fills: func() int { return 2 }, Copies: waiting{},
 	}
 	want := &ringmodv1.MemberReport{
-		Version: "v1.2.3", DiskUsed: 5, DiskFree: 1000, Objects: 1, Streams: 1, Fills: 2, Quarantined: 3,
+		Version: "v1.2.3", DiskLimit: 2000, DiskUsed: 5, DiskFree: 1000, Objects: 1, Streams: 1, Fills: 2, Quarantined: 3,
 		Hints: 7, ReplicationLag: durationpb.New(time.Minute),
 		ViewDigest: c.view.Digest(), ViewSeq: c.view.Seq(),
 	}

@@ -30,6 +30,11 @@ type DiskConfig struct {
 	// means that the content is wrong: the file is set aside. It may move f's
 	// offset and must not close it. nil accepts nothing.
 	Inspect func(name string, f *os.File) (Proof, error)
+	// Limit is how much the folder may take; none where it is zero.
+	Limit Limit
+	// Class says what an object of a module version is worth when room is needed; nil:
+	// all are Public.
+	Class func(name string) Class
 	// Logger takes what an operator should know; nil means nobody.
 	Logger *slog.Logger
 }
@@ -38,8 +43,10 @@ type DiskConfig struct {
 //
 //	<dir>/objects/<name>  the objects, in the layout of the go command's download cache:
 //	                      GOPROXY=file://<dir>/objects works, lists included
-//	<dir>/index.db        entries of the objects, their number and bytes, and the documents
-//	<dir>/quarantine/     bad copies, at most 1 GiB or 1000 files, the oldest go first
+//	<dir>/index.db        entries of the objects, their number and bytes, when their versions
+//	                      were used, and the documents
+//	<dir>/quarantine/     bad copies, at most 1 GiB, a 20th of the limit or 1000 files, the
+//	                      oldest go first
 //	<dir>/tmp/            objects being written, emptied at start
 //	<dir>/format          number of this layout
 //	<dir>/lock            locked by the process that uses the directory
@@ -50,7 +57,17 @@ type DiskConfig struct {
 // that were in it are gone.
 //
 // What is made outside ringmod below objects is left alone until its name is asked
-// for or the index is rebuilt. Empty folders stay.
+// for or the index is rebuilt. Empty folders stay, and count for nothing.
+//
+// # Size
+//
+// What is about to be written is reserved within DiskConfig.Limit; what has no room
+// is an ErrFull. Above 90 % of the limit module versions are evicted, all objects of one
+// together, until 85 % are left: by class, and in a class those that were used least, a
+// use counting half for each day that it lies back. Uses are kept in memory and written
+// once a minute. What is being written is never evicted; who has a file open keeps it.
+//
+// A disk that is full or failing takes nothing more (ErrReadOnly) but goes on serving.
 type Disk struct {
 	dir        string
 	inspect    func(name string, f *os.File) (Proof, error)
@@ -64,11 +81,20 @@ type Disk struct {
 	temps      atomic.Uint64           // number of temporary files made
 	step       func(step string) error // tests stop a commit here, and count checks
 
+	class     func(name string) Class
+	budget    *budget
+	uses      uses
+	health    health
+	unindexed atomic.Int64 // bytes of objects that a lost index does not know yet
+	evicted   [classes]evictedCount
+
 	names keyLock // by name: held while its file and entry may disagree
 
 	rebuild chan struct{} // asks for a walk
+	crowded chan struct{} // asks for eviction
+	flush   chan struct{} // asks for the uses to be written
 	cancel  context.CancelFunc
-	running sync.WaitGroup // the walk
+	running sync.WaitGroup // the walk, evictions, probes
 	closing sync.Once
 }
 
@@ -77,9 +103,15 @@ type Disk struct {
 // written by a newer ringmod.
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d := &Disk{
-		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger,
-		verified: newVerified(), rebuild: make(chan struct{}, 1),
+		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger, class: cfg.Class,
+		verified: newVerified(), health: health{changed: make(chan struct{})},
+		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		step: func(string) error { return nil },
+	}
+	d.budget = newBudget(cfg.Limit, d.held, func() (space, error) { return spaceOf(d.dir) }, func() { ask(d.crowded) })
+	d.uses.flush = func() { ask(d.flush) }
+	if d.class == nil {
+		d.class = func(string) Class { return Public }
 	}
 	if d.logger == nil {
 		d.logger = slog.New(slog.DiscardHandler)
@@ -92,13 +124,26 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		}
 		return nil, fmt.Errorf("opening data directory %s: %w", d.dir, explain(err))
 	}
+	if d.budget.capacity() <= 0 {
+		_ = d.trouble(d.crowdedOut())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
 	d.running.Go(func() { d.rebuilds(ctx) })
+	d.running.Go(func() { d.evictions(ctx) })
+	d.running.Go(func() { d.probes(ctx) })
 	return d, nil
 }
 
-// Close stops the walk, waits for writes to the index and lets the directory go.
+// ask makes a request that who receives it has not seen yet. It never blocks.
+func ask(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+// Close stops the work in the background, waits for writes to the index and lets the directory go.
 // Files that were handed out stay open; commits under way fail with fs.ErrClosed.
 func (d *Disk) Close() error {
 	var err error
@@ -128,24 +173,28 @@ func (d *Disk) open() error {
 	if err := d.sweep(); err != nil {
 		return err
 	}
+	d.quarantine.most = maxQuarantineBytes
+	if d.budget.limit != (Limit{}) {
+		d.quarantine.most = min(maxQuarantineBytes, max(0, d.budget.share()/20))
+	}
 	if err := d.quarantine.trim(); err != nil {
 		return err
 	}
 	var err error
-	d.index, err = openIndex(filepath.Join(d.dir, "index.db"), d.logger, d.wantRebuild)
+	d.index, err = openIndex(filepath.Join(d.dir, "index.db"), d.logger, func() { ask(d.rebuild) })
 	if err != nil {
 		return err
 	}
 	if !d.complete() {
-		d.wantRebuild()
+		ask(d.rebuild)
 	}
 	return syncDir(d.dir)
 }
 
 var (
-	errInUse    = errors.New("in use by another process")
-	errReadOnly = errors.New("not writable")
-	errNoDir    = errors.New("not a directory")
+	errInUse       = errors.New("in use by another process")
+	errNotWritable = errors.New("not writable")
+	errNoDir       = errors.New("not a directory")
 )
 
 // explain puts the usual reasons in words and keeps the cause.
@@ -156,7 +205,7 @@ func explain(err error) error {
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w: %w", errNoDir, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return fmt.Errorf("%w: %w", errReadOnly, err)
+		return fmt.Errorf("%w: %w", errNotWritable, err)
 	default:
 		return err
 	}
@@ -226,6 +275,9 @@ func (d *Disk) sweep() error {
 
 // createTemp makes a file in tmp. Its mode lets others read the object later.
 func (d *Disk) createTemp() (*os.File, error) {
+	if err := d.step("create"); err != nil {
+		return nil, err
+	}
 	path := filepath.Join(d.dir, "tmp", strconv.FormatUint(d.temps.Add(1), 10))
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 	if !errors.Is(err, fs.ErrNotExist) {

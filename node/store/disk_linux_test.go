@@ -38,8 +38,8 @@ func TestNotWritable(t *testing.T) {
 		}
 	}()
 	<-done
-	if !errors.Is(err, errReadOnly) || strings.Contains(err.Error(), "\n") {
-		t.Errorf("OpenDisk: %v, want %v", err, errReadOnly)
+	if !errors.Is(err, errNotWritable) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("OpenDisk: %v, want %v", err, errNotWritable)
 	}
 }
 
@@ -74,6 +74,10 @@ func TestDiskFull(t *testing.T) {
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
+	if err := d.ReadOnly(); !errors.Is(err, ErrReadOnly) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("ReadOnly: %v, want %v for want of space", err, ErrReadOnly)
+	}
+	d.recover(t.Context())
 	mustCommit(t, d, "a/2", content("b", 100_000))
 	want(t, d, "a/2", content("b", 100_000))
 	if got := files(t, filepath.Join(dir, "tmp")); len(got) != 0 {

@@ -32,13 +32,16 @@ func (d *Disk) PutDocument(name string, doc Document) error {
 	if err != nil {
 		return err
 	}
+	if err := d.ReadOnly(); err != nil {
+		return fmt.Errorf("storing %s: %w", name, err)
+	}
 	release, err := d.names.lock(context.Background(), name)
 	if err != nil {
 		return err
 	}
 	defer release()
 	if err := d.index.put(bucketDocuments, name, encodeDocument(doc)); err != nil {
-		return fmt.Errorf("storing %s: %w", name, err)
+		return fmt.Errorf("storing %s: %w", name, d.trouble(err))
 	}
 	if derived(name) {
 		if err := d.derive(path, doc.Body); err != nil {

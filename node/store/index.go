@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 const (
 	bucketObjects   = "objects"
 	bucketDocuments = "documents"
+	bucketUses      = "uses"
 	bucketState     = "state"
 	keyComplete     = "complete"
 )
@@ -35,7 +37,7 @@ type index struct {
 	logger   *slog.Logger
 	replaced func() // called with mu held after the file has been replaced; must not block
 
-	writes  chan *indexWrite
+	writes  chan *indexBatch
 	stop    chan struct{}
 	stopped chan struct{} // closed when the writer has ended
 
@@ -54,7 +56,12 @@ type indexFile struct {
 type indexWrite struct {
 	bucket, name string
 	value        []byte // sealed; nil deletes
-	done         chan error
+}
+
+// indexBatch is what goes into one transaction.
+type indexBatch struct {
+	writes []*indexWrite
+	done   []chan<- error
 }
 
 // maxBatch bounds the writes of one transaction.
@@ -64,7 +71,7 @@ const maxBatch = 512
 func openIndex(path string, logger *slog.Logger, replaced func()) (*index, error) {
 	ix := &index{
 		path: path, logger: logger, replaced: replaced,
-		writes: make(chan *indexWrite), stop: make(chan struct{}), stopped: make(chan struct{}),
+		writes: make(chan *indexBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error
 	if ix.file, err = openIndexFile(path); isBroken(err) {
@@ -119,14 +126,20 @@ func (ix *index) remove(name string) error {
 	return ix.submit(&indexWrite{bucket: bucketObjects, name: name})
 }
 
-func (ix *index) submit(w *indexWrite) error {
-	w.done = make(chan error, 1)
-	select {
-	case ix.writes <- w:
-		return <-w.done
-	case <-ix.stop:
-		return fs.ErrClosed
+// submit makes writes durable, at most maxBatch of them at once.
+func (ix *index) submit(writes ...*indexWrite) error {
+	for some := range slices.Chunk(writes, maxBatch) {
+		done := make(chan error, 1)
+		select {
+		case ix.writes <- &indexBatch{some, []chan<- error{done}}:
+		case <-ix.stop:
+			return fs.ErrClosed
+		}
+		if err := <-done; err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // view runs fn in a read transaction. fn may run again on a new file when the
@@ -219,28 +232,26 @@ func (ix *index) write() {
 		select {
 		case <-ix.stop:
 			return
-		case w := <-ix.writes:
-			batch := ix.gather(w)
-			err := ix.use(func(f *indexFile) error { return f.apply(batch) })
-			for _, w := range batch {
-				w.done <- err
+		case batch := <-ix.writes:
+			ix.gather(batch)
+			err := ix.use(func(f *indexFile) error { return f.apply(batch.writes) })
+			for _, done := range batch.done {
+				done <- err
 			}
 		}
 	}
 }
 
-// gather returns w and the writes that wait.
-func (ix *index) gather(w *indexWrite) []*indexWrite {
-	batch := []*indexWrite{w}
-	for len(batch) < maxBatch {
+// gather adds the writes that wait.
+func (ix *index) gather(batch *indexBatch) {
+	for len(batch.writes) < maxBatch {
 		select {
-		case w := <-ix.writes:
-			batch = append(batch, w)
+		case more := <-ix.writes:
+			batch.writes, batch.done = append(batch.writes, more.writes...), append(batch.done, more.done...)
 		default:
-			return batch
+			return
 		}
 	}
-	return batch
 }
 
 // apply makes all writes in one transaction and looks whether they can be found
@@ -339,7 +350,7 @@ func openIndexFile(path string) (*indexFile, error) {
 // prepare makes what is missing, and checks that walks over the buckets end.
 func (f *indexFile) prepare() error {
 	missing, counted := false, false
-	buckets := []string{bucketObjects, bucketDocuments, bucketState}
+	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketState}
 	err := f.bolt.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			b := tx.Bucket([]byte(name))

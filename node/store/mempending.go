@@ -26,6 +26,16 @@ const (
 	aborted
 )
 
+// Reserve implements Pending: memory has no limit.
+func (p *memPending) Reserve(int64) error {
+	p.mem.mu.RLock()
+	defer p.mem.mu.RUnlock()
+	if p.state != writing {
+		return fs.ErrClosed
+	}
+	return nil
+}
+
 func (p *memPending) Write(b []byte) (int, error) {
 	p.mem.mu.RLock()
 	defer p.mem.mu.RUnlock()

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +27,15 @@ func (d *Disk) Open(ctx context.Context, name string) (*Object, error) {
 	if derived(name) {
 		return nil, notExist(name)
 	}
+	o, err := d.openGood(ctx, name, path)
+	if err == nil {
+		d.uses.mark(name)
+	}
+	return o, err
+}
+
+// openGood opens a file that was checked lately or is good.
+func (d *Disk) openGood(ctx context.Context, name, path string) (*Object, error) {
 	if o := d.openChecked(name, path); o != nil {
 		return o, nil
 	}
@@ -280,26 +288,8 @@ func (d *Disk) walkPage(from []byte, prefix string) (entries []Entry, next []byt
 		if err := f.tree(b).checkAll(); err != nil {
 			return err
 		}
-		entries, next = readEntries(b.Cursor(), from, prefix)
+		entries, next = readEntries(b.Cursor(), from, prefix, walkPage)
 		return nil
 	})
 	return entries, next, err
-}
-
-func readEntries(c *bolt.Cursor, from []byte, prefix string) (entries []Entry, next []byte) {
-	k, v := c.Seek(from)
-	for n := 0; k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-		if n++; n > walkPage {
-			return entries, bytes.Clone(k)
-		}
-		name := string(k)
-		payload, err := unseal(bucketObjects, name, v)
-		if err != nil {
-			continue // adopted again when it is asked for
-		}
-		if r, err := decodeRecord(name, payload); err == nil {
-			entries = append(entries, r.Entry)
-		}
-	}
-	return entries, nil
 }

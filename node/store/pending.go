@@ -24,6 +24,8 @@ type diskPending struct {
 	mu        sync.Mutex
 	file      *os.File // nil after the end
 	committed fs.FileInfo
+	reserved  int64 // bytes of the budget; 0 after the end
+	written   int64 // of these
 }
 
 // Create implements Store.
@@ -35,11 +37,55 @@ func (d *Disk) Create(name string) (Pending, error) {
 	if derived(name) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
 	}
-	f, err := d.createTemp()
-	if err != nil {
+	if err := d.ReadOnly(); err != nil {
 		return nil, fmt.Errorf("creating %s: %w", name, err)
 	}
+	f, err := d.createTemp()
+	if err != nil {
+		return nil, fmt.Errorf("creating %s: %w", name, d.trouble(err))
+	}
+	d.uses.begin(name)
 	return &diskPending{disk: d, name: name, path: path, sum: newSummer(), file: f}, nil
+}
+
+func (p *diskPending) Reserve(size int64) error {
+	if p.current() == nil {
+		return fs.ErrClosed
+	}
+	if p.failed == nil {
+		p.failed = p.reserve(charge(size))
+	}
+	return p.failed
+}
+
+// reserve sees to it that total bytes are.
+func (p *diskPending) reserve(total int64) error {
+	if total <= p.reserved {
+		return nil
+	}
+	if err := p.disk.budget.reserve(total - p.reserved); err != nil {
+		if p.disk.budget.capacity() <= 0 {
+			_ = p.disk.trouble(p.disk.crowdedOut())
+		}
+		return fmt.Errorf("writing %s: %w", p.name, err)
+	}
+	p.setReserved(total)
+	return nil
+}
+
+// reserveAhead reserves total bytes if there is plenty.
+func (p *diskPending) reserveAhead(total int64) bool {
+	plenty := p.disk.budget.reserveSpare(total - p.reserved)
+	if plenty {
+		p.setReserved(total)
+	}
+	return plenty
+}
+
+func (p *diskPending) setReserved(total int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reserved = total
 }
 
 func (p *diskPending) Write(b []byte) (int, error) {
@@ -50,12 +96,45 @@ func (p *diskPending) Write(b []byte) (int, error) {
 	if p.failed != nil {
 		return 0, p.failed
 	}
-	n, err := f.Write(b)
+	total := charge(p.sum.size + int64(len(b)))
+	if total > p.reserved && !p.reserveAhead(total+reserveStep) {
+		if p.failed = p.reserve(total); p.failed != nil {
+			return 0, p.failed
+		}
+	}
+	n, err := p.write(f, b)
 	p.sum.add(b[:n])
 	if err != nil {
-		p.failed = fmt.Errorf("writing %s: %w", p.name, err)
+		p.failed = fmt.Errorf("writing %s: %w", p.name, p.disk.trouble(err))
 	}
 	return n, p.failed
+}
+
+func (p *diskPending) write(f *os.File, b []byte) (int, error) {
+	if err := p.disk.step("write"); err != nil {
+		return 0, err
+	}
+	n, err := f.Write(b)
+	p.mu.Lock()
+	p.written += int64(n)
+	p.mu.Unlock()
+	p.disk.budget.wrote(int64(n))
+	return n, err
+}
+
+// giveBack ends what was reserved.
+func (p *diskPending) giveBack() {
+	p.mu.Lock()
+	reserved, written := p.reserved, p.written
+	p.reserved, p.written = 0, 0
+	p.mu.Unlock()
+	p.disk.budget.release(reserved, written)
+}
+
+// release is for a file that is an object or gone.
+func (p *diskPending) release() {
+	p.giveBack()
+	p.disk.uses.end(p.name)
 }
 
 func (p *diskPending) current() *os.File {
@@ -93,14 +172,22 @@ func openAs(path string, want fs.FileInfo) (File, error) {
 }
 
 func (p *diskPending) Abort() {
+	if p.drop() {
+		p.release()
+	}
+}
+
+// drop removes the file unless it is an object or was removed before.
+func (p *diskPending) drop() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.file == nil {
-		return
+		return false
 	}
 	p.file.Close()           //nolint:errcheck // nobody wants the bytes
 	os.Remove(p.file.Name()) //nolint:errcheck // else the next start does it
 	p.file = nil
+	return true
 }
 
 // Commit makes the object durable, in this order:
@@ -127,10 +214,12 @@ func (p *diskPending) Commit(proof Proof) (Entry, error) {
 	r := p.sum.record(p.name, proof)
 	if err := p.commit(f, r); err != nil {
 		if _, crashed := errors.AsType[*crash](err); !crashed {
-			p.Abort()
+			p.drop()
 		}
-		return Entry{}, fmt.Errorf("committing %s: %w", p.name, err)
+		p.release()
+		return Entry{}, fmt.Errorf("committing %s: %w", p.name, p.disk.trouble(err))
 	}
+	p.release()
 	return r.Entry, nil
 }
 
@@ -173,6 +262,7 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	if err := d.index.put(bucketObjects, p.name, r.encode()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
+	p.giveBack() // the entry counts from now on
 	if err := d.step("indexed"); err != nil {
 		return err
 	}

@@ -24,7 +24,9 @@ const (
 // object's name as far as it fits.
 type quarantine struct {
 	dir   string
+	most  int64        // bytes, at most maxQuarantineBytes
 	files atomic.Int64 // that are kept
+	bytes atomic.Int64 // of these
 
 	mu   sync.Mutex
 	last int64 // time in the newest file's name, nanoseconds
@@ -55,21 +57,24 @@ func (q *quarantine) trimLocked() error {
 	if err != nil {
 		return err
 	}
-	files, bytes, kept := 0, int64(0), int64(len(entries))
-	defer func() { q.files.Store(kept) }()
+	files, bytes, kept, gone := 0, int64(0), int64(len(entries)), int64(0)
+	defer func() {
+		q.files.Store(kept)
+		q.bytes.Store(bytes - gone)
+	}()
 	for _, e := range slices.Backward(entries) { // newest first
 		info, err := e.Info()
 		if err != nil {
 			continue
 		}
 		files, bytes = files+1, bytes+info.Size()
-		if files <= maxQuarantineFiles && bytes <= maxQuarantineBytes {
+		if files <= maxQuarantineFiles && bytes <= q.most {
 			continue
 		}
 		if err := os.Remove(filepath.Join(q.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		kept--
+		kept, gone = kept-1, gone+info.Size()
 	}
 	return nil
 }

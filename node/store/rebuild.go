@@ -11,14 +11,6 @@ import (
 // maxPause bounds the pause after each adopted object.
 const maxPause = time.Second
 
-// wantRebuild asks for a walk over the objects. It never blocks.
-func (d *Disk) wantRebuild() {
-	select {
-	case d.rebuild <- struct{}{}:
-	default: // asked for already
-	}
-}
-
 // complete reports whether the index knows every object.
 func (d *Disk) complete() bool {
 	return d.index.get(bucketState, keyComplete, func([]byte) error { return nil }) == nil
@@ -48,9 +40,33 @@ func (d *Disk) rebuilds(ctx context.Context) {
 }
 
 // adoptAll opens each object that has no entry, which adopts it or sets it aside.
-// It rests as long as it works, for the sake of those who wait for the disk.
+// It rests as long as it works, for the sake of those who wait for the disk. What is
+// still to come counts against the limit.
 func (d *Disk) adoptAll(ctx context.Context) (adopted int, err error) {
-	err = filepath.WalkDir(d.dirs.root, func(path string, e fs.DirEntry, err error) error {
+	defer d.unindexed.Store(0)
+	var left int64
+	err = d.walkUnindexed(ctx, func(_, _ string, size int64) error {
+		left += charge(size)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	d.unindexed.Store(left)
+	err = d.walkUnindexed(ctx, func(name, path string, size int64) error {
+		began := time.Now()
+		if d.adoptOne(ctx, name, path) {
+			adopted++
+		}
+		d.unindexed.Store(max(0, d.unindexed.Load()-charge(size)))
+		return rest(ctx, min(time.Since(began), maxPause))
+	})
+	return adopted, err
+}
+
+// walkUnindexed visits the files below objects that have no entry.
+func (d *Disk) walkUnindexed(ctx context.Context, visit func(name, path string, size int64) error) error {
+	return filepath.WalkDir(d.dirs.root, func(path string, e fs.DirEntry, err error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -70,13 +86,12 @@ func (d *Disk) adoptAll(ctx context.Context) (adopted int, err error) {
 		if _, err := d.record(name); err == nil || derived(name) {
 			return nil
 		}
-		began := time.Now()
-		if d.adoptOne(ctx, name, path) {
-			adopted++
+		info, err := e.Info()
+		if err != nil {
+			return nil //nolint:nilerr // removed meanwhile
 		}
-		return rest(ctx, min(time.Since(began), maxPause))
+		return visit(name, path, info.Size())
 	})
-	return adopted, err
 }
 
 // adoptOne does what Open does, but never contents itself with an earlier check:

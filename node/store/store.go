@@ -17,9 +17,11 @@
 //     the same; a copy found bad is set aside and never served again.
 //   - All methods may be called from many goroutines, and a reader keeps the
 //     bytes it has opened when the name is replaced or removed.
+//   - Disk keeps to a limit, by evicting what is worth least. A disk that is full or
+//     failing goes on serving and says ErrReadOnly to who writes.
 //
-// What it never does: fetch, retry, evict, or tell whether the content is what
-// a checksum database says. Whoever commits has verified; the only content check
+// What it never does: fetch, retry, or tell whether the content is what a
+// checksum database says. Whoever commits has verified; the only content check
 // that reaches in here is DiskConfig.Inspect, for files whose entry was lost.
 //
 // There are two implementations, Disk and Mem; package storetest holds the
@@ -94,6 +96,9 @@ type Store interface {
 // Commit then returns the same error. Calls after the end return fs.ErrClosed.
 type Pending interface {
 	io.Writer
+	// Reserve says that the object will have size bytes. Without it, room for them is
+	// looked for as they come. An ErrFull dooms the object as a Write that fails does.
+	Reserve(size int64) error
 	// Open returns a reader of what has been written so far. It meets io.EOF at
 	// that end and may go on once more is written; readers know by other means how
 	// much is valid. It may be called by other goroutines, also after Commit while

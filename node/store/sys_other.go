@@ -3,6 +3,7 @@
 package store
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 )
@@ -20,4 +21,6 @@ func identityOf(info fs.FileInfo) identity {
 	return identity{size: info.Size(), changed: info.ModTime()}
 }
 
-func freeBytes(string) int64 { return 0 }
+func spaceOf(string) (space, error) { return space{}, errors.ErrUnsupported }
+
+func allocated(info fs.FileInfo) int64 { return info.Size() }

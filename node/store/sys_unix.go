@@ -4,6 +4,7 @@ package store
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"syscall"
 )
@@ -32,12 +33,19 @@ func syncDir(dir string) error {
 	return f.Sync()
 }
 
-// freeBytes returns how much a process without privileges may still write below
-// dir.
-func freeBytes(dir string) int64 {
+// spaceOf returns the space of the file system that dir is on.
+func spaceOf(dir string) (space, error) {
 	var st syscall.Statfs_t
 	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0
+		return space{}, err
 	}
-	return int64(st.Bavail * uint64(st.Bsize))
+	size := uint64(st.Bsize)
+	return space{used: int64((st.Blocks - st.Bfree) * size), free: int64(st.Bavail * size)}, nil
+}
+
+// allocated returns what a file takes, which is less than its size when it has holes.
+func allocated(info fs.FileInfo) int64 {
+	const block = 512
+	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck // package os has nothing else here
+	return st.Blocks * block
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"path/filepath"
 	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
@@ -14,15 +13,45 @@ type Usage struct {
 	Bytes       int64 // of these objects together
 	Free        int64 // bytes that the file system has left for us; 0 where the system does not tell
 	Quarantined int64 // bad copies that are kept
+	Limit       int64 // bytes that may be taken as things are; 0 = any
+	Taken       int64 // bytes that count against Limit, with the index and what is reserved
+	Reserved    int64 // bytes for objects that are being written
+	Evicted     [classes]Eviction
+	ReadOnly    bool // nothing new is taken
 }
 
-// Usage returns how full the disk is. It costs one system call.
+// Eviction counts what was evicted of a class.
+type Eviction struct{ Objects, Bytes int64 }
+
+// Usage returns how full the disk is. It costs a few system calls.
 func (d *Disk) Usage() Usage {
-	u := Usage{Free: freeBytes(filepath.Clean(d.dir)), Quarantined: d.quarantine.files.Load()}
+	u := Usage{Quarantined: d.quarantine.files.Load(), ReadOnly: d.ReadOnly() != nil}
+	if s, err := spaceOf(d.dir); err == nil {
+		u.Free = s.free
+	}
 	if f, err := d.index.current(); err == nil {
 		u.Objects, u.Bytes = f.tally.objects.Load(), f.tally.bytes.Load()
 	}
+	if d.budget.limit != (Limit{}) {
+		u.Limit = max(1, d.budget.capacity()) // 0 would look like no limit
+	}
+	u.Taken, u.Reserved = d.budget.taken()
+	for class := range u.Evicted {
+		u.Evicted[class] = Eviction{d.evicted[class].objects.Load(), d.evicted[class].bytes.Load()}
+	}
 	return u
+}
+
+// held returns what the disk has to count against its limit.
+func (d *Disk) held() int64 {
+	held := d.quarantine.bytes.Load() + d.unindexed.Load()
+	if f, err := d.index.current(); err == nil {
+		held += f.tally.bytes.Load() + overhead*f.tally.objects.Load()
+		if info, err := f.file.Stat(); err == nil {
+			held += allocated(info)
+		}
+	}
+	return held
 }
 
 // Usage returns how much is kept. It looks at each object.
@@ -33,6 +62,7 @@ func (m *Mem) Usage() Usage {
 	for _, o := range m.objects {
 		u.Bytes += o.entry.Size
 	}
+	u.Taken = u.Bytes
 	return u
 }
 

@@ -15,7 +15,10 @@ func wantUsage(t *testing.T, d *Disk, what string, want Usage) {
 	if got.Free <= 0 {
 		t.Errorf("%s: %d bytes free", what, got.Free)
 	}
-	want.Free = got.Free
+	if got.Taken < got.Bytes {
+		t.Errorf("%s: %d bytes taken by %d bytes of objects", what, got.Taken, got.Bytes)
+	}
+	want.Free, want.Taken = got.Free, got.Taken
 	if got != want {
 		t.Errorf("%s: got %+v, want %+v", what, got, want)
 	}

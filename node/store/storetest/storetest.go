@@ -30,6 +30,7 @@ func Test(t *testing.T, open func(t *testing.T) (store.Store, store.Documents)) 
 		{"absent", testAbsent},
 		{"bad names", testBadNames},
 		{"readers follow the writer", testFollow},
+		{"reserve", testReserve},
 		{"abort", testAbort},
 		{"calls after the end", testEnded},
 		{"replace", testReplace},
@@ -279,6 +280,34 @@ func testAbort(t *testing.T, s store.Store) {
 	Want(t, s, name, "old")
 	if _, err := p.Open(); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("Open after Abort: %v, want fs.ErrClosed", err)
+	}
+}
+
+// testReserve announces lengths, right and wrong ones.
+func testReserve(t *testing.T, s store.Store) {
+	const data = "some content"
+	for i, size := range []int{len(data), 0, 1, 1 << 20} {
+		name := fmt.Sprintf("example.com/a/@v/v1.0.%d.zip", i)
+		p, err := s.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := p.Reserve(int64(size)); err != nil {
+				t.Errorf("Reserve(%d): %v", size, err)
+			}
+		}
+		write(t, p, data)
+		if _, err := p.Commit(store.Proof{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Reserve(1); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Reserve after Commit: %v, want fs.ErrClosed", err)
+		}
+		Want(t, s, name, data)
+	}
+	if u, ok := s.(interface{ Usage() store.Usage }); !ok || u.Usage().Reserved != 0 {
+		t.Error("something stays reserved")
 	}
 }
 
