@@ -14,7 +14,7 @@
 //	go test ./test/sim -run TestSeeds -first 17 -seeds 1 -count 20 -logs
 //
 // A seed that fails prints its plan. Copies are put onto ranks in the beginning by the
-// test itself, as replication does not exist yet.
+// test itself, besides what replication does.
 //
 // # What is simulated, and how
 //

@@ -22,6 +22,7 @@ import (
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/member/membertest"
 	"github.com/ringmod/ringmod/node/peer"
@@ -59,7 +60,8 @@ type process struct {
 	grpc   *grpc.Server // of a node
 	health *health.Server
 	node   *node.Node
-	web    *http.Server // of a gateway
+	copies *copies.Keeper // of node
+	web    *http.Server   // of a gateway
 	reg    *prometheus.Registry
 
 	leave context.CancelFunc // ends membership
@@ -127,7 +129,11 @@ func (p *process) assemble() ([]task, error) {
 }
 
 func (p *process) assembleNode() ([]task, error) {
-	writes := node.NewWriteBehind(p.handle, p.log)
+	p.copies = copies.New(copies.Config{
+		Self: p.m.id, Region: p.m.region, View: p.member.View, Nodes: p.peers, Store: p.handle, Documents: p.handle,
+		OnView: p.sync.Observe, Caller: p.w.caller, Logger: p.log,
+	})
+	writes := node.NewWriteBehind(p.copies.Store(), p.log)
 	files := &node.ChecksumFiles{Store: p.handle, Documents: p.handle, Writes: writes}
 	others := peer.New(peer.Config{Self: p.m.id, Region: p.m.region, View: p.member.View, Nodes: p.peers})
 	db, err := sumdb.New(sumdb.Config{
@@ -138,17 +144,19 @@ func (p *process) assembleNode() ([]task, error) {
 		return nil, err
 	}
 	p.node = node.New(node.Config{
-		Store: p.handle, Documents: p.handle, Upstream: p.source, Peers: others, Databases: []*sumdb.DB{db}, Writes: writes,
+		Store: p.copies.Store(), Documents: p.copies.Documents(), Upstream: p.source, Peers: others, Databases: []*sumdb.DB{db}, Writes: writes,
 		Verifier: verify.New(1), Logger: p.log,
 	})
 	p.grpc = grpc.NewServer(append(wire.ServerOptions(p.pool), grpc.StreamInterceptor(p.listenIn))...)
 	node.Register(p.grpc, node.ServiceConfig{
 		Cache: p.node, Holder: p.node, Pool: p.pool, View: p.stamp, OnView: p.sync.Observe, Caller: p.w.caller, Logger: p.log,
 	})
+	p.copies.Use(p.node)
+	copies.Register(p.grpc, p.copies)
 	member.Register(p.grpc, p.member)
 	p.health = health.NewServer()
 	healthpb.RegisterHealthServer(p.grpc, p.health)
-	return []task{func(context.Context) error { return p.grpc.Serve(p.data.Listener()) }}, nil
+	return []task{p.copies.Run, func(context.Context) error { return p.grpc.Serve(p.data.Listener()) }}, nil
 }
 
 // caller returns the id of the member that makes a call, by its address.
