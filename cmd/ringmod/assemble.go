@@ -168,7 +168,7 @@ func (a *assembly) stamp() (digest, seq uint64) {
 // openGateway builds the HTTP side.
 func (a *assembly) openGateway() error {
 	nodes := cluster.New(cluster.Config{
-		Cluster: a.cluster, Region: a.options.region, Zone: a.zone, Peers: reachable{a.peers, a.id, a.node}, View: a.members,
+		Cluster: a.cluster, Region: a.options.region, Zone: a.zone, Peers: reachable{a.peers, a.id, a.node}, Conns: a.peers, View: a.members,
 		Upstream: a.withoutNodes(), Private: a.private, Pool: a.pool, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, nodes.Run)

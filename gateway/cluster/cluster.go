@@ -39,6 +39,11 @@
 // With Request.Whole, bodies of known size and digest can seek: what is read
 // is asked for when it is read.
 //
+// # Repair
+//
+// When a replica has not got what another node of its region has on its disk, it is
+// told so, off the way of the request and at most once a minute.
+//
 // # What it never does
 //
 // It keeps nothing but these spools, verifies no module hash, and asks an upstream
@@ -104,6 +109,8 @@ type Config struct {
 	Region, Zone string // our own
 	Peers        Peers  // required
 	View         View   // required
+	// Conns leads to nodes that are to be told what they lack. nil: none is told.
+	Conns Conns
 	// Upstream is asked when no node can be reached. nil: nobody is.
 	Upstream Upstream
 	// Private are patterns of modules (as in GOPRIVATE) that Upstream is never
@@ -128,6 +135,7 @@ type Cluster struct {
 	budget  *budget
 	outage  outage
 	spools  *spools
+	repairs *repairs
 	permits chan struct{} // of last resorts
 }
 
@@ -146,14 +154,15 @@ func New(cfg Config) *Cluster {
 		spools:  newSpools(cfg),
 		permits: make(chan struct{}, maxLastResorts),
 	}
+	c.repairs = newRepairs(c)
 	c.metrics = newMetrics(cfg.Metrics, c.spools)
 	return c
 }
 
-// Run waits for the end of ctx, then ends what is spooled and gives the disk back.
-// Get works before and after, but spools nothing after.
+// Run makes repairs until the end of ctx, then ends what is spooled and gives the
+// disk back. Get works before and after, but spools nothing after.
 func (c *Cluster) Run(ctx context.Context) error {
-	<-ctx.Done()
+	c.repairs.run(ctx)
 	c.spools.close()
 	return nil
 }

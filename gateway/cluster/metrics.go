@@ -12,6 +12,7 @@ type metrics struct {
 	hedges    *prometheus.CounterVec
 	resumes   *prometheus.CounterVec
 	failovers *prometheus.CounterVec
+	repairs   *prometheus.CounterVec
 	denied    prometheus.Counter
 }
 
@@ -25,6 +26,7 @@ func newMetrics(to prometheus.Registerer, ss *spools) *metrics {
 		hedges:    counters("hedges_total", "Second requests to a slow node's replica by result: won, lost, or denied by the budget.", "result"),
 		resumes:   counters("resumes_total", "Streams that broke, by result: ok when another node went on, failed.", "result"),
 		failovers: counters("failovers_total", "Requests that a node could not serve and another was asked, by reason.", "reason"),
+		repairs:   counters("repairs_total", "Copies that a replica lacked by what it said when it was told (wanted, held, declined, conflict), failed, or dropped.", "result"),
 		denied: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ringmod_cluster_retries_denied_total", Help: "Requests that were not tried elsewhere after a node was busy, for want of budget.",
 		}),
@@ -39,7 +41,7 @@ func newMetrics(to prometheus.Registerer, ss *spools) *metrics {
 			return value()
 		})
 	}
-	to.MustRegister(m.requests, m.hedges, m.resumes, m.failovers, m.denied,
+	to.MustRegister(m.requests, m.hedges, m.resumes, m.failovers, m.repairs, m.denied,
 		gauge("spool_bytes", "Bytes reserved for zips on their way to clients.", func() float64 { return float64(ss.used) }),
 		gauge("spools", "Files of zips on their way to clients.", func() float64 { return float64(ss.files) }))
 	return m
@@ -54,6 +56,8 @@ func (m *metrics) request(obj *cache.Object, err error) {
 }
 
 func (m *metrics) failover(err error) { m.failovers.WithLabelValues(why(err)).Inc() }
+
+func (m *metrics) repaired(result string) { m.repairs.WithLabelValues(result).Inc() }
 
 func (m *metrics) hedge(result string) { m.hedges.WithLabelValues(result).Inc() }
 

@@ -84,6 +84,7 @@ func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 		switch {
 		case err == nil || !errors.Is(err, errExhausted):
 			c.outage.end()
+			s.note(r)
 			return r, err
 		case s.busy != nil:
 			return reply{}, c.overload(s.busy)

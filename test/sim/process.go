@@ -182,7 +182,7 @@ func (p *process) stamp() (digest, seq uint64) {
 
 func (p *process) assembleGateway() ([]task, error) {
 	nodes := cluster.New(cluster.Config{
-		Cluster: "sim", Region: p.m.region, Zone: p.m.zone, Peers: p.peers, View: p.member, Upstream: lastResort{p.source},
+		Cluster: "sim", Region: p.m.region, Zone: p.m.zone, Peers: p.peers, Conns: p.peers, View: p.member, Upstream: lastResort{p.source},
 		Pool: p.pool, Metrics: p.reg, Logger: p.log,
 	})
 	front, err := gateway.New(gateway.Config{
