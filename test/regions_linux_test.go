@@ -177,6 +177,9 @@ func (w *world) cut(t *testing.T, warm library, lasts time.Duration) {
 	w.cluster.Eventually(30*time.Second, "one view after healing", func(p *harness.Process) error { return p.Knows(6, 6) })
 	w.cluster.WaitConverged()
 	t.Logf("one view %v after the cut had healed", time.Since(healed))
+	if lasts > 0 { // long enough for both sides to have missed each other
+		fresh = []library{both, both, both}
+	}
 	w.everywhere(t, warm, fresh)
 	w.fetchedHardlyTwice(t, both, warm)
 }

@@ -13,7 +13,8 @@ import (
 
 // Peek implements node.Peers.
 func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error) {
-	ids := p.ranks(t)
+	near := p.ranks(t)
+	ids := append(near, p.returnees(t)...)
 	answers := make(chan answer, len(ids))
 	cancels := make([]context.CancelFunc, len(ids))
 	for i, id := range ids {
@@ -21,7 +22,11 @@ func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error
 		cancels[i] = cancel
 		go func() {
 			req := cache.Request{Target: t, Mode: cache.Peek, Hops: 1}
-			obj, err := p.cfg.Nodes.Get(ctx, id, req, wire.Options{First: peekLimit})
+			limit := peekLimit
+			if i >= len(near) {
+				limit = farPeekLimit
+			}
+			obj, err := p.cfg.Nodes.Get(ctx, id, req, wire.Options{First: limit})
 			answers <- answer{i, obj, err}
 		}()
 	}
@@ -58,6 +63,25 @@ func (p *Peers) ranks(t target.Target) []string {
 			if id != p.cfg.Self && !slices.Contains(ids, id) && p.cfg.Nodes.Usable(id) {
 				ids = append(ids, id)
 			}
+		}
+	}
+	return ids
+}
+
+// returnees returns the coordinators of t in regions that are back from being out
+// of reach.
+func (p *Peers) returnees(t target.Target) []string {
+	view := p.cfg.View()
+	if view == nil {
+		return nil
+	}
+	var ids []string
+	for _, region := range view.Next().Regions() {
+		if region == p.cfg.Region || !p.returned(region) {
+			continue
+		}
+		for _, c := range p.coordinators(view.Next(), region, ring.OfTarget(t)) {
+			ids = append(ids, c.ID)
 		}
 	}
 	return ids

@@ -7,6 +7,9 @@
 //
 // The copies of a region are looked for at all of its ranks of the partition, spare
 // ones included, in the table of now and in the one that is coming, all at once.
+// A region that was out of reach may have filled by itself meanwhile: for 30 min
+// after it is back its coordinators are looked at as well, which costs a round trip
+// between regions and saves upstream the second request.
 //
 // The coordinators of an object are, for each region that may be its home, home
 // first, the two lowest ranks that are ACTIVE and usable, four nodes in all. Which
@@ -19,6 +22,8 @@ package peer
 
 import (
 	"context"
+	"maps"
+	"sync"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -30,6 +35,9 @@ import (
 
 const (
 	peekLimit       = 500 * time.Millisecond // for the first message of a node that is peeked at
+	farPeekLimit    = 2 * time.Second        // the same in another region
+	watchEvery      = time.Second            // for regions that are out of reach
+	warmTime        = 30 * time.Minute       // for which they may hold what others do not (cluster.md 4.5)
 	perRegion       = 2                      // coordinators of a region that are tried
 	maxCoordinators = 4
 )
@@ -50,13 +58,59 @@ type Config struct {
 	Nodes  Nodes
 }
 
-// Peers are the other nodes. It holds nothing but its Config.
-type Peers struct{ cfg Config }
+// Peers are the other nodes.
+type Peers struct {
+	cfg Config
+
+	mu   sync.Mutex           // guards lost
+	lost map[string]time.Time // regions of which no node could be asked, and when last
+}
 
 var _ node.Peers = (*Peers)(nil)
 
 // New returns the peers of a node.
-func New(cfg Config) *Peers { return &Peers{cfg} }
+func New(cfg Config) *Peers { return &Peers{cfg: cfg, lost: make(map[string]time.Time)} }
+
+// Run watches for regions that are out of reach, until ctx is done.
+func (p *Peers) Run(ctx context.Context) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			p.watch(time.Now())
+		}
+	}
+}
+
+func (p *Peers) watch(now time.Time) {
+	view := p.cfg.View()
+	if view == nil {
+		return
+	}
+	reached := make(map[string]bool)
+	for _, m := range view.Members() {
+		reached[m.Region] = reached[m.Region] || m.ID == p.cfg.Self || p.cfg.Nodes.Usable(m.ID)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for region, ok := range reached {
+		if !ok {
+			p.lost[region] = now
+		}
+	}
+	maps.DeleteFunc(p.lost, func(_ string, at time.Time) bool { return now.Sub(at) > warmTime })
+}
+
+// returned tells whether a region was out of reach lately.
+func (p *Peers) returned(region string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at, ok := p.lost[region]
+	return ok && time.Since(at) <= warmTime
+}
 
 // Coordinators implements node.Peers.
 func (p *Peers) Coordinators(t target.Target) []node.Coordinator {

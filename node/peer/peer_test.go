@@ -63,10 +63,10 @@ func viewOf(t testing.TB, members ...ring.Member) *ring.View {
 // they gave is closed.
 type fakeNodes struct {
 	t      *testing.T
-	down   []string
 	answer func(ctx context.Context, id string) (*cache.Object, error)
 
 	mu    sync.Mutex
+	down  []string
 	asked []string
 	open  int
 }
@@ -82,13 +82,27 @@ func newNodes(t *testing.T) *fakeNodes {
 	return f
 }
 
-func (f *fakeNodes) Usable(id string) bool { return !slices.Contains(f.down, id) }
+func (f *fakeNodes) Usable(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !slices.Contains(f.down, id)
+}
+
+func (f *fakeNodes) setDown(ids ...string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.down = ids
+}
 
 func (f *fakeNodes) Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error) {
 	f.mu.Lock()
 	f.asked = append(f.asked, id)
 	f.mu.Unlock()
-	if req.Mode != cache.Peek || req.Hops != 1 || o.First != 500*time.Millisecond {
+	limit := 500 * time.Millisecond
+	if !strings.HasPrefix(id, "a-") { // all tests ask from region a
+		limit = 2 * time.Second
+	}
+	if req.Mode != cache.Peek || req.Hops != 1 || o.First != limit {
 		f.t.Errorf("%s is asked %+v with a limit of %v", id, req, o.First)
 	}
 	obj, err := f.answer(ctx, id)
@@ -255,4 +269,46 @@ func TestPeek(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPeekAtRegionThatIsBack has a region come back that may have filled by itself
+// meanwhile.
+func TestPeekAtRegionThatIsBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		nodes := newNodes(t)
+		nodes.answer = func(context.Context, string) (*cache.Object, error) {
+			return nil, &cache.Error{Reason: cache.NotCached}
+		}
+		view := viewOf(t, member("a-1", ring.Active), member("a-2", ring.Active), member("b-1", ring.Active), member("c-1", ring.Active), member("c-2", ring.Active))
+		p := peer.New(peer.Config{Self: "a-1", Region: "a", View: func() *ring.View { return view }, Nodes: nodes})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- p.Run(ctx) }()
+		asks := func(when string, want ...string) {
+			t.Helper()
+			nodes.asked = nil
+			if _, err := p.Peek(ctx, parse(t, zipName)); cache.ReasonOf(err) != cache.NotCached {
+				t.Errorf("%s: %v, want NotCached", when, err)
+			}
+			slices.Sort(nodes.asked)
+			if !slices.Equal(nodes.asked, want) {
+				t.Errorf("%s: asked %v, want %v", when, nodes.asked, want)
+			}
+		}
+		asks("at first", "a-2")
+		nodes.setDown("b-1", "c-1") // c has another node
+		time.Sleep(2 * time.Second)
+		asks("while b is away", "a-2")
+		nodes.setDown()
+		asks("when b is back", "a-2", "b-1")
+		time.Sleep(29 * time.Minute)
+		asks("29 min later", "a-2", "b-1")
+		time.Sleep(2 * time.Minute)
+		asks("31 min later", "a-2")
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run ended with %v", err)
+		}
+	})
 }
