@@ -179,12 +179,31 @@ func (n *Node) isDuplicate(ctx context.Context, t target.Target) bool {
 // errDisk is behind what our own disk is to blame for.
 var errDisk = errors.New("writing here")
 
+// diskRetry is when to ask again: the disk is probed more often.
+const diskRetry = 30 * time.Second
+
+// notStored writes why an object was not. A disk that takes nothing has said so itself.
+func notStored(ctx context.Context, log *slog.Logger, name string, err error) {
+	level := slog.LevelError
+	switch {
+	case errors.Is(err, store.ErrReadOnly):
+		level = slog.LevelDebug
+	case errors.Is(err, store.ErrFull):
+		level = slog.LevelWarn
+	}
+	log.Log(ctx, level, "storing", "key", name, "err", err)
+}
+
+func (n *Node) notStored(ctx context.Context, name string, err error) {
+	notStored(ctx, n.log, name, err)
+}
+
 func diskError(err error) error {
 	if errors.Is(err, fs.ErrClosed) {
 		return ending()
 	}
 	return &cache.Error{
-		Reason: cache.Busy, Text: "the cache cannot write to its disk", RetryAfter: 30 * time.Second, Err: fmt.Errorf("%w: %w", errDisk, err),
+		Reason: cache.Busy, Text: "the cache cannot write to its disk", RetryAfter: diskRetry, Err: fmt.Errorf("%w: %w", errDisk, err),
 	}
 }
 

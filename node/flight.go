@@ -79,12 +79,16 @@ type flight struct {
 	source   cache.Source  // of the bytes, once there are any
 	size     int64         // of the object, -1 while unknown
 	written  int64         // bytes in pending; written <= size where size is known
+	begun    int           // how often the bytes began anew
 	pending  store.Pending // a zip being written; nil before it is open
 	data     []byte        // a small object, whole and verified
 	verified bool          // every byte of pending may be read
 	proof    store.Proof   // once it is verified or done
-	done     bool          // the fill is over: stored, or err
+	done     bool          // the fill is over: stored, kept or err
 	err      error
+
+	followers int    // that wait or read
+	kept      *spool // what was not stored, for those who wait for all of it
 }
 
 // flightState is what a follower sees at one moment.
@@ -92,6 +96,7 @@ type flightState struct {
 	source   cache.Source
 	size     int64
 	readable int64 // bytes of pending that may be read
+	begun    int
 	pending  store.Pending
 	data     []byte
 	verified bool
@@ -108,7 +113,7 @@ func (f *flight) state() flightState {
 	if !f.verified {
 		readable = max(0, f.written-holdBack)
 	}
-	return flightState{f.source, f.size, readable, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
+	return flightState{f.source, f.size, readable, f.begun, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
 }
 
 // change applies a change and wakes the followers.
@@ -137,8 +142,14 @@ func (f *flight) from(source cache.Source) { f.change(func() { f.source = source
 // open shows followers a zip that is being written, of which the first written
 // bytes are there; size is -1 if nobody has told. Who reads another one has failed.
 func (f *flight) open(p store.Pending, written, size int64) {
-	f.change(func() { f.pending, f.written, f.size = p, written, size })
+	f.change(func() { f.begun, f.pending, f.written, f.size = f.begun+1, p, written, size })
 }
+
+// sized tells the size that nobody knew when the zip was opened.
+func (f *flight) sized(size int64) { f.change(func() { f.size = size }) }
+
+// move lets followers go on in p, which has the same bytes.
+func (f *flight) move(p store.Pending) { f.change(func() { f.pending = p }) }
 
 func (f *flight) advance(written int64) { f.change(func() { f.written = written }) }
 
@@ -155,5 +166,31 @@ func (f *flight) finish(o small, err error) {
 		if o.data != nil {
 			f.proof = o.Proof
 		}
+		f.tidy()
 	})
+}
+
+// keep takes over s, which is complete, until nobody waits or reads any more.
+func (f *flight) keep(s *spool) { f.change(func() { f.kept = s }) }
+
+// enter says that somebody waits or reads, until leave.
+func (f *flight) enter() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.followers++
+}
+
+func (f *flight) leave() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.followers--
+	f.tidy()
+}
+
+// tidy gives back what was kept. The caller holds mu.
+func (f *flight) tidy() {
+	if f.done && f.followers == 0 && f.kept != nil {
+		f.kept.Abort()
+		f.kept = nil
+	}
 }

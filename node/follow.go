@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"sync"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -16,6 +17,8 @@ import (
 // follow turns a fill into an answer: at once readable where req allows, else
 // when the object is complete.
 func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started bool) (*cache.Object, error) {
+	f.enter()
+	defer f.leave()
 	for {
 		s := f.state()
 		source := cache.Inflight
@@ -28,6 +31,11 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 		case s.data != nil:
 			return n.smallObject(req.Target, small{s.data, s.proof}, source), nil
 		case s.done:
+			if kept, ok := s.pending.(*spool); ok && s.verified {
+				if obj := n.passed(kept, req.Target, s.proof, source); obj != nil {
+					return obj, nil
+				}
+			}
 			return n.stored(ctx, req.Target, source)
 		case s.pending != nil && !req.Whole:
 			if obj := n.openFill(ctx, f, s, req.Target, source); obj != nil {
@@ -42,12 +50,16 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 	}
 }
 
+// errUnstored says that what a fill has got is not there: the disk did not take it,
+// or had to make room at once.
+var errUnstored = errors.New("not stored")
+
 // stored opens what a fill has just stored. Absence here means that storing it
 // did not succeed.
 func (n *Node) stored(ctx context.Context, t target.Target, source cache.Source) (*cache.Object, error) {
 	obj, err := n.held(ctx, t)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &cache.Error{Reason: cache.Busy, Text: "the cache could not store " + t.Describe() + "; see its log"}
+		return nil, &cache.Error{Reason: cache.Busy, Text: "the cache could not store " + t.Describe() + "; see its log", Err: errUnstored}
 	}
 	if err != nil {
 		return nil, err
@@ -63,9 +75,10 @@ func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.
 	if err != nil {
 		return nil
 	}
+	f.enter()
 	return &cache.Object{
 		Size: s.size, Private: n.private(t), Source: source,
-		Body: &fillReader{flight: f, pending: s.pending, file: file, gone: ctx.Done()},
+		Body: &fillReader{flight: f, begun: s.begun, pending: s.pending, file: file, gone: ctx.Done()},
 	}
 }
 
@@ -88,22 +101,26 @@ var errBegunAnew = errors.New("the source broke off, and what goes on has other 
 // flight has released.
 type fillReader struct {
 	flight  *flight
+	begun   int           // of the flight
 	pending store.Pending // that file is of
 	file    store.File
 	gone    <-chan struct{} // closed when the caller has left
 	offset  int64
+	closed  sync.Once
 }
 
 // wait returns how many bytes can be read now, 0 at the end.
 func (r *fillReader) wait() (int64, error) {
 	for {
 		s := r.flight.state()
-		switch {
-		case s.pending != r.pending:
+		if s.begun != r.begun {
 			return 0, &cache.Error{Reason: cache.Broken, Text: errBegunAnew.Error(), Err: errBegunAnew}
-		case s.readable > r.offset:
+		}
+		here := s.pending == r.pending || r.move(s.pending)
+		switch {
+		case here && s.readable > r.offset:
 			return s.readable - r.offset, nil
-		case s.verified:
+		case here && s.verified:
 			return 0, nil
 		case s.err != nil:
 			return 0, s.err
@@ -114,6 +131,17 @@ func (r *fillReader) wait() (int64, error) {
 			return 0, context.Canceled
 		}
 	}
+}
+
+// move goes on in another file with the same bytes, if that is still there.
+func (r *fillReader) move(to store.Pending) bool {
+	file, err := to.Open()
+	if err != nil {
+		return false
+	}
+	_ = r.file.Close()
+	r.file, r.pending = file, to
+	return true
 }
 
 // Read yields what has been released; its errors are the fill's.
@@ -137,12 +165,12 @@ func (r *fillReader) Read(p []byte) (int, error) {
 // does the copying.
 func (r *fillReader) WriteTo(w io.Writer) (int64, error) {
 	var total int64
-	if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
-		return 0, err
-	}
 	for {
 		available, err := r.wait()
 		if err != nil || available == 0 {
+			return total, err
+		}
+		if _, err := r.file.Seek(r.offset, io.SeekStart); err != nil {
 			return total, err
 		}
 		n, err := io.CopyN(w, r.file, available)
@@ -160,4 +188,8 @@ func (r *fillReader) Proof() (h1 string, verified bool) {
 	return p.H1, p.Verified
 }
 
-func (r *fillReader) Close() error { return r.file.Close() }
+// Close also says that nobody waits here any more.
+func (r *fillReader) Close() error {
+	r.closed.Do(r.flight.leave)
+	return r.file.Close()
+}

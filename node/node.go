@@ -56,6 +56,9 @@
 //   - A fill belongs to the node, not to the caller that started it: callers
 //     come and go, the fill goes on at upstream's speed.
 //   - What is held never waits for a fill.
+//   - A disk that is full or failing is no reason to fail a caller: what was got is
+//     passed on, a zip from memory, of which Config.Spool bounds the sum. A zip that
+//     does not fit in there at all is Busy.
 //
 // It never forwards private names to a checksum database, and it knows nothing
 // of HTTP and of gateways.
@@ -110,6 +113,7 @@ type Config struct {
 	Verifier  *verify.Verifier
 	Private   string       // GOPRIVATE patterns
 	Fills     int          // concurrent fills; 0 = DefaultFills
+	Spool     int64        // bytes of memory for zips that the disk does not take; 0 = DefaultSpool
 	Metrics   *Metrics     // nil = not measured
 	Logger    *slog.Logger // nil = silent
 }
@@ -121,6 +125,7 @@ type Node struct {
 	writes *WriteBehind
 	absent *negatives
 
+	memory   *memory
 	fills    places // that ask upstream
 	forwards places // that go by way of other nodes
 	stop     context.CancelCauseFunc
@@ -145,6 +150,9 @@ func New(cfg Config) *Node {
 	if cfg.Fills == 0 {
 		cfg.Fills = DefaultFills
 	}
+	if cfg.Spool == 0 {
+		cfg.Spool = DefaultSpool
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -157,7 +165,7 @@ func New(cfg Config) *Node {
 	ctx, stop := context.WithCancelCause(context.Background())
 	return &Node{
 		cfg: cfg, log: cfg.Logger, writes: cfg.Writes, absent: newNegatives(),
-		fills: newPlaces(cfg.Fills), forwards: newPlaces(cfg.Fills),
+		memory: newMemory(cfg.Spool), fills: newPlaces(cfg.Fills), forwards: newPlaces(cfg.Fills),
 		stop: stop, stopping: ctx, seed: maphash.MakeSeed(),
 		flights: flights{running: map[flightKey]*flight{}}, refreshes: map[flightKey]*refresh{}, troubled: map[string]time.Time{},
 	}
@@ -231,13 +239,21 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 	return obj, missing
 }
 
+// maxAnew is how often a fill is begun for one caller whose object the disk did not
+// keep until it was opened.
+const maxAnew = 3
+
 // filled answers by a fill.
-func (n *Node) filled(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	f, started, err := n.flight(ctx, req)
-	if err != nil {
-		return nil, err
+func (n *Node) filled(ctx context.Context, req cache.Request) (obj *cache.Object, err error) {
+	for range maxAnew {
+		f, started, startErr := n.flight(ctx, req)
+		if startErr != nil {
+			return nil, startErr
+		}
+		if obj, err = n.follow(ctx, f, req, started); !errors.Is(err, errUnstored) {
+			break
+		}
 	}
-	obj, err := n.follow(ctx, f, req, started)
 	if err == nil {
 		n.cfg.Metrics.answered(req.Target.Kind, obj.Source)
 	}

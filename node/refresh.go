@@ -227,7 +227,7 @@ func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) st
 	}
 	n.confirm(t, doc.Body)
 	if err := n.cfg.Documents.PutDocument(t.String(), doc); err != nil {
-		n.log.ErrorContext(ctx, "storing", "key", t.String(), "err", err)
+		n.notStored(ctx, t.String(), err)
 	}
 	return doc
 }

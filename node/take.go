@@ -34,7 +34,7 @@ func (n *Node) Take(ctx context.Context, t target.Target, obj *cache.Object) (er
 // takeZip is a fill that nobody follows.
 func (n *Node) takeZip(ctx context.Context, t target.Target, s *supply) error {
 	f := &flight{flightKey: flightKey{name: t.String()}, changed: make(chan struct{}), size: -1}
-	z := &zipFill{node: n, target: t, flight: f, size: -1}
+	z := &zipFill{node: n, target: t, flight: f, size: -1, stored: true}
 	defer z.drop()
 	if err := z.take(ctx, s); err != nil {
 		return err

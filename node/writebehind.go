@@ -155,7 +155,7 @@ func (w *WriteBehind) commit(o write) {
 	defer w.room.Release(o.weight())
 	err := w.write(o)
 	if err != nil {
-		w.log.ErrorContext(o.ctx, "storing", "key", o.name, "err", err)
+		notStored(o.ctx, w.log, o.name, err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -3,8 +3,10 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -18,10 +20,14 @@ const copyBuffer = 256 << 10
 // zipFill is a zip on its way to the disk while followers read it. When who gives
 // it breaks off, another one goes on: what is here already is compared, so
 // that followers notice nothing, and bytes of two different zips never mix.
+//
+// When the disk takes no more, it goes on in memory (spool), so that followers notice
+// that as little, unless stored says that nobody wants it then.
 type zipFill struct {
 	node   *Node
 	target target.Target
 	flight *flight
+	stored bool
 
 	pending  store.Pending    // nil before there is a supply
 	file     store.File       // reads what pending has
@@ -50,7 +56,7 @@ func (z *zipFill) drop() {
 
 // take makes the zip from what s gives.
 func (z *zipFill) take(ctx context.Context, s *supply) error {
-	if err := z.expect(s.size); err != nil {
+	if err := z.expect(ctx, s.size); err != nil {
 		return err
 	}
 	z.flight.from(s.source)
@@ -70,38 +76,98 @@ func (z *zipFill) take(ctx context.Context, s *supply) error {
 }
 
 // expect makes ready for a zip of size bytes, -1 if unknown.
-func (z *zipFill) expect(size int64) error {
+func (z *zipFill) expect(ctx context.Context, size int64) error {
 	switch {
 	case z.pending == nil, z.size >= 0 && size >= 0 && z.size != size:
-		return z.begin(0, size)
+		return z.begin(ctx, 0, size)
 	case z.size < 0 && size >= 0:
 		z.size = size
-		z.flight.open(z.pending, z.written, size)
+		z.flight.sized(size)
 	}
 	return nil
 }
 
 // begin starts a file with the first keep bytes of the one before. Who reads that
 // one learns that it does not go on.
-func (z *zipFill) begin(keep, size int64) error {
-	pending, err := z.node.cfg.Store.Create(z.target.String())
+func (z *zipFill) begin(ctx context.Context, keep, size int64) error {
+	pending, file, err := z.create(ctx, keep, size)
 	if err != nil {
-		return diskError(err)
-	}
-	file, err := pending.Open()
-	if err == nil && size >= 0 {
-		err = pending.Reserve(size)
-	}
-	if err == nil && keep > 0 {
-		_, err = io.Copy(pending, io.NewSectionReader(z.file, 0, keep))
-	}
-	if err != nil {
-		pending.Abort()
-		return diskError(err)
+		return err
 	}
 	z.drop()
 	z.pending, z.file, z.written, z.size = pending, file, keep, size
 	z.flight.open(pending, keep, size)
+	return nil
+}
+
+// create makes such a file, on the disk or, when that takes none, in memory.
+func (z *zipFill) create(ctx context.Context, keep, size int64) (store.Pending, store.File, error) {
+	if _, inMemory := z.pending.(*spool); !inMemory {
+		pending, err := z.node.cfg.Store.Create(z.target.String())
+		if err == nil {
+			err = pending.Reserve(max(0, size))
+		}
+		if err == nil {
+			var file store.File
+			if file, err = z.copyTo(pending, keep); err == nil {
+				return pending, file, nil
+			}
+		}
+		if pending != nil {
+			pending.Abort()
+		}
+		if !z.mayPass(ctx, err) {
+			return nil, nil, diskError(err)
+		}
+	}
+	return z.createInMemory(ctx, keep, size)
+}
+
+func (z *zipFill) createInMemory(ctx context.Context, keep, size int64) (store.Pending, store.File, error) {
+	s, err := newSpool(ctx, z.node.memory, max(keep, size))
+	if err != nil {
+		return nil, nil, spoolError(z.target, err)
+	}
+	file, err := z.copyTo(s, keep)
+	if err != nil {
+		s.Abort()
+		return nil, nil, diskError(err)
+	}
+	return s, file, nil
+}
+
+// copyTo gives p the first keep bytes, and opens it.
+func (z *zipFill) copyTo(p store.Pending, keep int64) (store.File, error) {
+	if keep > 0 {
+		if _, err := io.Copy(p, io.NewSectionReader(z.file, 0, keep)); err != nil {
+			return nil, err
+		}
+	}
+	return p.Open()
+}
+
+// mayPass tells whether the zip may be passed on though it cannot be stored.
+func (z *zipFill) mayPass(ctx context.Context, err error) bool {
+	z.node.notStored(ctx, z.target.String(), err)
+	return !z.stored && !errors.Is(err, fs.ErrClosed)
+}
+
+// move goes on in memory, as the disk has failed with err.
+func (z *zipFill) move(ctx context.Context, err error) error {
+	if _, inMemory := z.pending.(*spool); inMemory || !z.mayPass(ctx, err) {
+		return spoolError(z.target, err)
+	}
+	pending, file, err := z.createInMemory(ctx, z.written, z.size)
+	if err != nil {
+		return err
+	}
+	z.flight.move(pending)
+	follows := z.download != nil
+	z.drop()
+	z.pending, z.file = pending, file
+	if follows {
+		z.follow(ctx)
+	}
 	return nil
 }
 
@@ -133,7 +199,7 @@ func (z *zipFill) receive(ctx context.Context, s *supply) error {
 		case err == io.EOF && s.size >= 0 && at != s.size:
 			return s.miscounted(at)
 		case err == io.EOF && (at < z.written || (z.size >= 0 && at != z.size)):
-			return z.begin(at, at)
+			return z.begin(ctx, at, at)
 		case err == io.EOF:
 			return nil
 		case err != nil:
@@ -156,7 +222,7 @@ func (z *zipFill) put(ctx context.Context, s *supply, at int64, b []byte) error 
 	here := max(0, min(z.written, end)-at)
 	tooMany := z.size >= 0 && end > z.size // who counts would take the first of them for all
 	if tooMany || !z.has(at, b[:here]) {
-		if err := z.begin(min(at, z.written), s.size); err != nil {
+		if err := z.begin(ctx, min(at, z.written), s.size); err != nil {
 			return err
 		}
 		if s.object == nil {
@@ -168,7 +234,12 @@ func (z *zipFill) put(ctx context.Context, s *supply, at int64, b []byte) error 
 		return nil
 	}
 	if _, err := z.pending.Write(b); err != nil {
-		return diskError(err)
+		if err := z.move(ctx, err); err != nil {
+			return err
+		}
+		if _, err := z.pending.Write(b); err != nil {
+			return spoolError(z.target, err)
+		}
 	}
 	z.written += int64(len(b))
 	z.flight.advance(z.written)
@@ -221,14 +292,26 @@ func (z *zipFill) prove(ctx context.Context, s *supply) (store.Proof, error) {
 // commit stores the zip. A failure costs only the next one who asks: the
 // followers have verified bytes.
 func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
+	kept := z.keep()
 	if s.own != nil {
 		s.own.wait(ctx)
 		return
 	}
-	if z.node.isDuplicate(ctx, z.target) {
+	if kept || z.node.isDuplicate(ctx, z.target) {
 		return
 	}
 	if _, err := z.pending.Commit(p); err != nil {
-		z.node.log.ErrorContext(ctx, "storing", "key", z.target.String(), "err", err)
+		z.node.notStored(ctx, z.target.String(), err)
 	}
+}
+
+// keep leaves a zip that is in memory to those who wait for all of it.
+func (z *zipFill) keep() bool {
+	s, inMemory := z.pending.(*spool)
+	if inMemory {
+		z.flight.keep(s)
+		_ = z.file.Close()
+		z.pending = nil
+	}
+	return inMemory
 }

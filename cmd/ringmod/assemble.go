@@ -123,8 +123,21 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	})
 	copied.Use(a.node)
 	node.RegisterDisk(a.reg, disk.Usage)
+	a.tasks = append(a.tasks, a.tellReadOnly(disk))
 	a.services(disk, copied)
 	return nil
+}
+
+// tellReadOnly lets the other members know whether the disk takes anything new.
+func (a *assembly) tellReadOnly(disk *store.Disk) task {
+	return func(ctx context.Context) error {
+		disk.WatchReadOnly(ctx, func(cause error) {
+			if err := a.own.SetReadOnly(ctx, cause != nil); err != nil {
+				a.log.ErrorContext(ctx, "members not told of the disk", "err", err)
+			}
+		})
+		return nil
+	}
 }
 
 // hintsDir is where the data folder keeps what other nodes are still to be told.

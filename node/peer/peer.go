@@ -12,7 +12,8 @@
 // between regions and saves upstream the second request.
 //
 // The coordinators of an object are, for each region that may be its home, home
-// first, the two lowest ranks that are ACTIVE and usable, four nodes in all. Which
+// first, the two lowest ranks that are ACTIVE and usable, four nodes in all; those
+// whose disk takes nothing come after the others of their region. Which
 // of them is the one, two nodes may see differently for a while: a fill more is
 // the worst that comes of it.
 //
@@ -128,19 +129,22 @@ func (p *Peers) Coordinators(t target.Target) []node.Coordinator {
 
 // coordinators returns those of one region.
 func (p *Peers) coordinators(table *ring.Table, region string, partition ring.Partition) []node.Coordinator {
-	var all []node.Coordinator
+	var all, full []node.Coordinator
 	for _, i := range table.Ranks(region, partition) {
 		m := table.Member(i)
 		self := m.ID == p.cfg.Self
 		if m.State != ring.Active || (!self && !p.cfg.Nodes.Usable(m.ID)) {
 			continue
 		}
-		all = append(all, node.Coordinator{ID: m.ID, Self: self, Far: region != p.cfg.Region})
-		if len(all) == perRegion {
-			break
+		c := node.Coordinator{ID: m.ID, Self: self, Far: region != p.cfg.Region}
+		if m.ReadOnly {
+			full = append(full, c)
+		} else {
+			all = append(all, c)
 		}
 	}
-	return all
+	all = append(all, full...)
+	return all[:min(len(all), perRegion)]
 }
 
 // Coordinate implements node.Peers.

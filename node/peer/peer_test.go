@@ -151,6 +151,35 @@ func wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// Who cannot store what it fills comes last, though it be the first rank.
+func TestFullCoordinators(t *testing.T) {
+	t.Parallel()
+	name := parse(t, zipName)
+	order := func(full int) (ranks []string, got []node.Coordinator) {
+		var members []ring.Member
+		for i := range 4 {
+			m := member([]string{"a-1", "a-2", "a-3", "a-4"}[i], ring.Active)
+			members = append(members, m)
+		}
+		table := viewOf(t, members...).Next()
+		for _, i := range table.Ranks("a", ring.OfTarget(name)) {
+			ranks = append(ranks, table.Member(i).ID)
+		}
+		for i := range members {
+			members[i].ReadOnly = slices.Index(ranks, members[i].ID) < full
+		}
+		view := viewOf(t, members...)
+		p := peer.New(peer.Config{Self: ranks[0], Region: "a", View: func() *ring.View { return view }, Nodes: newNodes(t)})
+		return ranks, p.Coordinators(name)
+	}
+	for full, want := range [][]int{{0, 1}, {1, 2}, {2, 3}, {3, 0}, {0, 1}} {
+		ranks, got := order(full)
+		if len(got) != 2 || got[0].ID != ranks[want[0]] || got[1].ID != ranks[want[1]] || got[0].Self != (want[0] == 0) {
+			t.Errorf("%d of %q are full: %v, want ranks %v", full, ranks, got, want)
+		}
+	}
+}
+
 func TestCoordinators(t *testing.T) {
 	t.Parallel()
 	view := viewOf(t, member("a-1", ring.Active), member("a-2", ring.Active), member("a-3", ring.Active), member("a-4", ring.Active),

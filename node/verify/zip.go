@@ -78,7 +78,8 @@ func New(workers int) *Verifier {
 // returns the h1: hash of the content, equal to that of
 // golang.org/x/mod/sumdb/dirhash.HashZip.
 //
-// An *os.File that still has its name is read in place; anything else is copied
+// An *os.File, or what has a name like one, is read in place while that name leads to
+// it; anything else is copied
 // to a temporary file first, because those rules exist for named files only.
 //
 // Errors: ctx's own, or a *cache.Error with the reason Broken (the zip is bad),
@@ -202,7 +203,7 @@ func (s *source) explain(ctx context.Context, m module.Version, err error) error
 
 // named returns the name of a file with the first size bytes of r.
 func named(ctx context.Context, r io.ReaderAt, size int64) (name string, remove func(), err error) {
-	if f, ok := r.(*os.File); ok && isAt(f, f.Name(), size) {
+	if f, ok := r.(namedFile); ok && isAt(f, f.Name(), size) {
 		return f.Name(), func() {}, nil
 	}
 	f, err := os.CreateTemp("", "ringmod-verify-*.zip")
@@ -218,8 +219,14 @@ func named(ctx context.Context, r io.ReaderAt, size int64) (name string, remove 
 	return f.Name(), remove, nil
 }
 
+// namedFile is an *os.File or leads to one.
+type namedFile interface {
+	Name() string
+	Stat() (fs.FileInfo, error)
+}
+
 // isAt reports whether f is still what name names, size bytes long.
-func isAt(f *os.File, name string, size int64) bool {
+func isAt(f namedFile, name string, size int64) bool {
 	have, err := f.Stat()
 	if err != nil || have.Size() != size {
 		return false
