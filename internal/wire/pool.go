@@ -17,7 +17,7 @@ type Pool struct {
 
 const (
 	minTier = 12 // 4 KiB
-	maxTier = 17 // ChunkSize
+	maxTier = 18 // ChunkSize
 )
 
 var _ mem.BufferPool = (*Pool)(nil)

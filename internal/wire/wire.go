@@ -23,7 +23,7 @@ import "time"
 
 // Sizes of the protocol, in bytes.
 const (
-	ChunkSize = 128 << 10 // of a chunk, at most (cache.proto)
+	ChunkSize = 256 << 10 // of a chunk, at most (cache.proto)
 	MaxInline = 64 << 10  // of an object inside the header, at most (cache.proto)
 
 	MaxStatTargets = 256 // of a StatRequest (cache.proto)

@@ -790,7 +790,7 @@ type Chunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Place of the first byte in the object, counted from 0.
 	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
-	// The bytes, at most 128 KiB, never none.
+	// The bytes, at most 256 KiB, never none.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	// CRC-32C (Castagnoli) of data. Absent: the transport's own checks are all
 	// there is.
