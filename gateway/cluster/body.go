@@ -50,7 +50,7 @@ func (c *Cluster) object(ctx context.Context, q question, r reply) *cache.Object
 		obj.Body = &heldBody{content, r.close}
 		return &obj
 	}
-	b := c.body(ctx, q.req, obj.Size)
+	b := c.body(ctx, q, obj.Size)
 	b.src = r
 	obj.Body = b
 	if q.req.Whole && obj.Size >= 0 && obj.SHA256 != [32]byte{} {
@@ -59,9 +59,9 @@ func (c *Cluster) object(ctx context.Context, q question, r reply) *cache.Object
 	return &obj
 }
 
-func (c *Cluster) body(ctx context.Context, req cache.Request, size int64) *body {
+func (c *Cluster) body(ctx context.Context, q question, size int64) *body {
 	return &body{
-		c: c, q: question{req: req}, size: size, begun: -1,
+		c: c, q: question{req: q.req, slow: q.slow}, size: size, begun: -1,
 		find:  func(q question) (reply, error) { return c.find(ctx, q) },
 		pause: func() error { return sleep(ctx, jitter()) },
 	}
@@ -76,10 +76,11 @@ type position struct {
 }
 
 // rest returns what comes behind at. ctx bounds it.
-func (c *Cluster) rest(ctx context.Context, req cache.Request, size int64, at position) (io.ReadCloser, error) {
-	b := c.body(ctx, req, size)
+func (c *Cluster) rest(ctx context.Context, q question, size int64, at position) (io.ReadCloser, error) {
+	b := c.body(ctx, q, size)
 	b.offset = at.offset
-	if _, err := b.takeover(at, question{req: req, resume: at.resume, fill: at.resume == nil}); err != nil {
+	q.resume, q.fill = at.resume, at.resume == nil
+	if _, err := b.takeover(at, q); err != nil {
 		return nil, err
 	}
 	return b, nil
@@ -234,6 +235,7 @@ func positionOf(src reply) (position, bool) {
 
 // takeover asks q for what comes behind at, and returns which node has it.
 func (b *body) takeover(at position, q question) (string, error) {
+	q.slow = b.q.slow
 	r, err := b.find(q)
 	if err != nil {
 		return "", err
@@ -340,6 +342,10 @@ type released struct {
 	done func()
 }
 
+// WriteTo implements io.WriterTo.
+func (b *released) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, b.ReadCloser) }
+
+// Close gives up what has not come.
 func (b *released) Close() error {
 	defer b.done()
 	return b.ReadCloser.Close()

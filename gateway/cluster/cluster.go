@@ -31,10 +31,13 @@
 // what it sends begins with the bytes that were handed out already. If it does not,
 // or nobody is left, Read returns an error and never io.EOF.
 //
-// Zips are spooled: read at full speed into a temporary file without a name, one
-// for all who ask at the same time or within 10 s, and sent from there. So slow
-// readers hold no windows of gRPC, and later ones cost no node anything. Where
-// there is no room or no usable folder, they are passed through.
+// A zip that one client asks for is passed through to him: a file would cost as
+// much again as the way from the node. Who asks at the same time, or within 10 s of
+// another, gets it spooled: read at full speed into a temporary file without a
+// name, one for all of them, kept for 10 s, and sent from there, so that later ones
+// cost no node anything. Where there is no room or no usable folder, zips are
+// passed through. What is passed through comes over connections that let in 1 MiB
+// ahead of a slow reader, and not the 16 that gRPC might.
 //
 // With Request.Whole, bodies of known size and digest can seek: what is read
 // is asked for when it is read.
@@ -229,13 +232,12 @@ func (c *Cluster) wholeZip(ctx context.Context, req cache.Request) (*cache.Objec
 	if obj, err := c.spools.whole(ctx, req); obj != nil || err != nil {
 		return obj, err
 	}
-	return c.direct(ctx, req)
+	return c.direct(ctx, question{req: req, slow: true})
 }
 
 // direct answers a zip without a spool. A fill that fails while it is held back is
 // followed by a copy, of whatever size.
-func (c *Cluster) direct(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	q := question{req: req}
+func (c *Cluster) direct(ctx context.Context, q question) (*cache.Object, error) {
 	r, err := c.find(ctx, q)
 	if err != nil {
 		return nil, err
@@ -251,16 +253,20 @@ func (c *Cluster) direct(ctx context.Context, req cache.Request) (*cache.Object,
 	return obj, asError(err)
 }
 
-// zip answers a zip by way of a spool, where there is room for one.
+// zip answers a zip by way of a spool, where several want it and there is room for
+// one.
 func (c *Cluster) zip(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	own := question{req: req, slow: true}
 	obj, err := c.spools.get(ctx, req, source{
-		open: func(ctx context.Context) (*cache.Object, error) { return c.direct(ctx, req) },
-		rest: func(size int64, at position) (io.ReadCloser, error) { return c.rest(ctx, req, size, at) },
+		open: func(ctx context.Context, slow bool) (*cache.Object, error) {
+			return c.direct(ctx, question{req: req, slow: slow})
+		},
+		rest: func(size int64, at position) (io.ReadCloser, error) { return c.rest(ctx, own, size, at) },
 	})
 	if obj != nil || err != nil {
 		return obj, err
 	}
-	return c.direct(ctx, req)
+	return c.direct(ctx, own)
 }
 
 // hold reads an object of up to limit bytes into memory. Others are as they were.

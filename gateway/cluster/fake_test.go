@@ -101,6 +101,7 @@ type fakeNodes struct {
 	nodes    map[string]*fakeNode
 	upstream map[string][]byte
 	calls    []asked
+	narrow   int            // calls for what may be read slowly
 	filling  map[string]int // calls with leave to fill that run, by target
 	most     int            // of them that may at a time
 	open     int            // bodies that are not closed
@@ -220,6 +221,9 @@ func (f *fakeNodes) Get(ctx context.Context, id string, req cache.Request, o wir
 		a.offset = o.Resume.Offset
 	}
 	f.calls = append(f.calls, a)
+	if o.Narrow {
+		f.narrow++
+	}
 	if req.Mode == cache.AllowFill {
 		if f.filling[name]++; f.filling[name] > f.most {
 			f.t.Errorf("%s: %d calls have leave to fill at a time", name, f.filling[name])

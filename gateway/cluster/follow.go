@@ -24,6 +24,8 @@ type spool struct {
 	// Under spools.mu.
 	clients  int
 	running  bool // it is being written
+	shared   bool // it may not be passed through: several have asked for it
+	passed   bool // its only client reads it himself
 	complete bool
 	reserved int64
 	expiry   *time.Timer // while it is kept
@@ -34,6 +36,7 @@ type spool struct {
 	changed chan struct{} // closed and replaced at each change
 	obj     *cache.Object // without a body
 	data    []byte        // a small one, in place of file
+	stream  io.ReadCloser // of what is passed through, in place of file
 	written int64
 	done    bool  // nothing more comes: it is whole, or err
 	err     error // that of the source, errUnspooled or errSpool
@@ -43,6 +46,7 @@ type spool struct {
 type spoolState struct {
 	obj      *cache.Object
 	data     []byte
+	stream   io.ReadCloser
 	readable int64 // bytes of file
 	done     bool
 	err      error
@@ -56,7 +60,7 @@ func (s *spool) state() spoolState {
 	if whole := s.done && s.err == nil; !whole && s.obj != nil && readable == s.obj.Size { // nobody may have all of what may not be right
 		readable--
 	}
-	return spoolState{s.obj, s.data, readable, s.done, s.err, s.changed}
+	return spoolState{s.obj, s.data, s.stream, readable, s.done, s.err, s.changed}
 }
 
 // change applies a change and wakes who follows.

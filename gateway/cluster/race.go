@@ -89,6 +89,7 @@ func (c *Cluster) call(ctx context.Context, q question, n candidate, mode cache.
 		Pool: c.cfg.Pool, Resume: q.resume, First: firstLimit(n, mode),
 		// Who asks for a zip hashes what is in it (go.sum).
 		CRCOnly: q.req.Target.Kind == target.Zip,
+		Narrow:  q.slow,
 	})
 }
 

@@ -30,6 +30,7 @@ type question struct {
 	resume *wire.Resume // go on there; nil = from the start
 	fill   bool         // ask the coordinators at once
 	copies bool         // ask nobody but those who may hold one
+	slow   bool         // the body may be read slowly
 	avoid  string       // a node that has just failed is asked when nobody else is left
 }
 

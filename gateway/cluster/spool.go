@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -23,6 +24,9 @@ const (
 	spoolStep         = 4 << 20          // bytes reserved at a time where the size is unknown
 	spoolKept         = 10 * time.Second // after the last reader has left
 	spoolPause        = 30 * time.Second // after the folder has failed
+
+	maxAlone  = 64   // zips at a time that are passed through to their only clients
+	maxLately = 4096 // zips that are remembered as passed through
 )
 
 var (
@@ -30,12 +34,15 @@ var (
 	errUnspooled = errors.New("no room to spool")
 	// errSpool: there is no file for the rest; everybody goes on for himself.
 	errSpool = errors.New("spooling")
+	// errPassed: there is no file; the only client reads the stream himself.
+	errPassed = errors.New("passed through")
 )
 
 // source is where a spool gets its object from.
 type source struct {
-	// open asks for the object on behalf of all who wait.
-	open func(context.Context) (*cache.Object, error)
+	// open asks for the object on behalf of all who wait. It may be read slowly, if
+	// there is only one.
+	open func(ctx context.Context, slow bool) (*cache.Object, error)
 	// rest asks for what comes behind at, on behalf of one who waits.
 	rest func(size int64, at position) (io.ReadCloser, error)
 }
@@ -55,6 +62,11 @@ type spools struct {
 	files  int
 	used   int64     // bytes reserved
 	paused time.Time // until then the folder is left alone
+
+	// When the zips that were passed through to their only clients have ended, zero
+	// for those that have not, which are alone many.
+	lately map[string]time.Time
+	alone  int
 }
 
 type spoolKey struct {
@@ -65,7 +77,7 @@ type spoolKey struct {
 func newSpools(cfg Config) *spools {
 	return &spools{
 		dir: cfg.SpoolDir, limit: cmp.Or(cfg.SpoolLimit, defaultSpoolLimit), log: cfg.Logger,
-		all: make(map[spoolKey]*spool),
+		all: make(map[spoolKey]*spool), lately: make(map[string]time.Time),
 	}
 }
 
@@ -106,6 +118,7 @@ func (ss *spools) whole(ctx context.Context, req cache.Request) (*cache.Object, 
 func (ss *spools) answer(ctx context.Context, s *spool, state spoolState, joined bool, src source) *cache.Object {
 	obj := *state.obj
 	switch {
+	case state.stream != nil:
 	case joined && state.done:
 		obj.Source = cache.Memory
 	case joined && obj.Source == cache.Upstream:
@@ -114,6 +127,11 @@ func (ss *spools) answer(ctx context.Context, s *spool, state spoolState, joined
 	leave := sync.OnceFunc(func() { ss.leave(s) })
 	if state.data != nil {
 		obj.Body = &heldBody{bytes.NewReader(state.data), leave}
+		return &obj
+	}
+	if state.stream != nil {
+		gone := context.AfterFunc(ctx, s.cancel)
+		obj.Body = &released{state.stream, func() { gone(); s.cancel(); leave() }}
 		return &obj
 	}
 	f := &follower{spool: s, file: reopen(s.file), gone: ctx.Done(), rest: src.rest, leave: leave}
@@ -135,6 +153,7 @@ func (ss *spools) join(ctx context.Context, req cache.Request, src *source) (s *
 		if s := ss.all[key]; s != nil {
 			ss.unkeep(s)
 			s.clients++
+			s.shared = true
 			return s, true
 		}
 	}
@@ -142,13 +161,37 @@ func (ss *spools) join(ctx context.Context, req cache.Request, src *source) (s *
 		return nil, false
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s = &spool{key: key, cancel: cancel, clients: 1, running: true, changed: make(chan struct{})}
+	s = &spool{key: key, cancel: cancel, clients: 1, running: true, shared: !ss.mayPass(key.name), changed: make(chan struct{})}
 	ss.all[key] = s
-	ss.running.Go(func() {
-		defer cancel()
-		ss.run(ctx, s, *src)
-	})
+	slow := !s.shared
+	ss.running.Go(func() { ss.run(ctx, s, *src, slow) })
 	return s, false
+}
+
+// mayPass tells whether a zip may be passed through if only one client asks for
+// it: it was not a moment ago. ss.mu is held.
+func (ss *spools) mayPass(name string) bool {
+	recent := func(ended time.Time) bool { return ended.IsZero() || time.Since(ended) < spoolKept }
+	if len(ss.lately) >= maxLately {
+		maps.DeleteFunc(ss.lately, func(_ string, ended time.Time) bool { return !recent(ended) })
+	}
+	ended, known := ss.lately[name]
+	return ss.alone < maxAlone && len(ss.lately) < maxLately && !(known && recent(ended))
+}
+
+// pass tells whether s is to be passed through, as its only client has nobody to
+// share it with. Nobody can join it then.
+func (ss *spools) pass(s *spool) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if s.shared || s.clients == 0 || !ss.mayPass(s.key.name) {
+		return false
+	}
+	ss.forget(s)
+	s.passed = true
+	ss.lately[s.key.name] = time.Time{}
+	ss.alone++
+	return true
 }
 
 // close ends what runs, waits for it, and keeps nothing from then on.
@@ -203,6 +246,10 @@ func (ss *spools) ended(s *spool, complete bool) {
 func (ss *spools) settle(s *spool) {
 	switch {
 	case s.clients > 0:
+	case s.passed:
+		s.passed = false
+		ss.lately[s.key.name] = time.Now()
+		ss.alone--
 	case s.running:
 		ss.forget(s)
 		s.cancel()
@@ -302,31 +349,40 @@ func tempFile(dir string) (*os.File, error) {
 	return file, nil
 }
 
-// run fills s from src.
-func (ss *spools) run(ctx context.Context, s *spool, src source) {
+// run fills s from src, or passes it on.
+func (ss *spools) run(ctx context.Context, s *spool, src source, slow bool) {
 	err := fmt.Errorf("%w: panic", errSpool)
 	defer func() {
 		if p := recover(); p != nil {
 			ss.log.ErrorContext(ctx, "panic while spooling", "key", s.key.name, "stack", string(debug.Stack()), "err", fmt.Sprint(p))
 		}
+		if errors.Is(err, errPassed) { // the client ends it
+			return
+		}
+		s.cancel()
 		s.change(func() { s.done, s.err = true, err })
 		ss.ended(s, err == nil && s.file != nil) // who is small, the gateway keeps
 	}()
-	err = ss.fill(ctx, s, src)
+	err = ss.fill(ctx, s, src, slow)
 	if errors.Is(err, errSpool) {
 		ss.log.WarnContext(ctx, "a spool was given up", "key", s.key.name, "err", err)
 	}
 }
 
-func (ss *spools) fill(ctx context.Context, s *spool, src source) error {
-	obj, err := src.open(ctx)
+func (ss *spools) fill(ctx context.Context, s *spool, src source, slow bool) error {
+	obj, err := src.open(ctx, slow)
 	if err != nil {
 		return err
 	}
-	defer obj.Body.Close()
 	about := *obj
 	about.Body = nil
-	if _, held := obj.Body.(*heldBody); held {
+	_, held := obj.Body.(*heldBody)
+	if !held && ss.pass(s) {
+		s.change(func() { s.obj, s.stream, s.done = &about, obj.Body, true })
+		return errPassed
+	}
+	defer obj.Body.Close()
+	if held {
 		data, err := io.ReadAll(obj.Body)
 		if err == nil {
 			s.change(func() { s.obj, s.data = &about, data })

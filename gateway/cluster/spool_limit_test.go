@@ -28,6 +28,7 @@ func TestSpoolLimit(t *testing.T) {
 		reqs := zipsOf(t, f, "n1", 4, data)
 		reg := prometheus.NewRegistry()
 		c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Metrics, cfg.SpoolLimit = reg, 11<<20 })
+		share(t, f, c, reqs...)
 		for _, req := range reqs[:3] {
 			checkGet(t, c, req, data)
 			time.Sleep(time.Second)
@@ -67,7 +68,7 @@ func TestSpoolIsGivenUp(t *testing.T) {
 			f.most = 3 // three clients
 			f.upstream[zipName] = data
 			f.nodes["n1"].unsized = true
-			f.nodes["n1"].steps = time.Millisecond
+			f.nodes["n1"].delay, f.nodes["n1"].steps = time.Millisecond, time.Millisecond
 			reg := prometheus.NewRegistry()
 			c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Metrics, cfg.SpoolLimit = reg, 5<<20 })
 			var wait sync.WaitGroup
@@ -124,6 +125,7 @@ func TestNoSpoolFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(31 * time.Second)
+		share(t, f, c, request(t, zipName))
 		checkGet(t, c, request(t, zipName), data)
 		checkAsked(t, f, "n1 fill")
 		checkSpools(t, reg, 1, 1<<20)
@@ -177,10 +179,11 @@ func TestWholeWaits(t *testing.T) {
 			f.most = 2
 			f.upstream[zipName] = data
 			f.nodes["n1"].steps = time.Millisecond
+			c := newCluster(t, f, nil)
+			share(t, f, c, request(t, zipName))
 			if fails {
 				f.nodes["n1"].breakAt, f.nodes["n1"].broken = 500_000, said(cache.Broken)
 			}
-			c := newCluster(t, f, nil)
 			first := open(t, c, request(t, zipName))
 			defer first.Body.Close()
 			f.change("n1", func(n *fakeNode) { n.breakAt = 0 })
@@ -214,6 +217,7 @@ func TestRun(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- c.Run(ctx) }()
+		share(t, f, c, reqs...)
 		checkGet(t, c, reqs[0], data)
 		running := open(t, c, reqs[1])
 		stop()
@@ -292,6 +296,7 @@ func TestSpoolIsAFile(t *testing.T) {
 		f := newNodes(t, "eu/a/n1")
 		f.nodes["n1"].holds[zipName] = data
 		c := newCluster(t, f, nil)
+		share(t, f, c, request(t, zipName))
 		for range 2 { // as it comes, and when it is there
 			obj := open(t, c, request(t, zipName))
 			to := &fileTaker{t: t}

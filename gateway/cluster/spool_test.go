@@ -77,6 +77,16 @@ func open(t testing.TB, c *cluster.Cluster, req cache.Request) *cache.Object {
 	return obj
 }
 
+// share makes c spool what it is asked for next: somebody else has asked a moment
+// ago.
+func share(t testing.TB, f *fakeNodes, c *cluster.Cluster, reqs ...cache.Request) {
+	t.Helper()
+	for _, req := range reqs {
+		open(t, c, req).Body.Close()
+	}
+	f.asked()
+}
+
 // One stream serves all who ask at the same time, however fast they read.
 func TestSpoolIsShared(t *testing.T) {
 	t.Parallel()
@@ -85,7 +95,7 @@ func TestSpoolIsShared(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := newNodes(t, "eu/a/n1")
 			f.upstream[zipName] = data
-			f.nodes["n1"].steps = time.Millisecond
+			f.nodes["n1"].delay, f.nodes["n1"].steps = 1500*time.Microsecond, time.Millisecond
 			if !filled {
 				f.nodes["n1"].holds[zipName] = data
 			}
@@ -142,6 +152,7 @@ func TestSlowClientHoldsNothing(t *testing.T) {
 		f := newNodes(t, "eu/a/n1")
 		f.nodes["n1"].holds[zipName] = data
 		c := newCluster(t, f, nil)
+		share(t, f, c, request(t, zipName))
 		var clients []io.ReadCloser
 		for range 64 {
 			body := open(t, c, request(t, zipName)).Body
@@ -174,6 +185,7 @@ func TestClientsLeave(t *testing.T) {
 		f.nodes["n1"].holds[zipName], f.nodes["n1"].steps = data, time.Second
 		reg := prometheus.NewRegistry()
 		c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Metrics = reg })
+		share(t, f, c, request(t, zipName))
 		ctx, leave := context.WithCancel(t.Context())
 		first, err := c.Get(ctx, request(t, zipName))
 		if err != nil {
@@ -236,6 +248,7 @@ func TestSpoolIsKept(t *testing.T) {
 		f.nodes["n1"].holds[zipName] = data
 		reg := prometheus.NewRegistry()
 		c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Metrics = reg })
+		share(t, f, c, request(t, zipName))
 		checkGet(t, c, request(t, zipName), data)
 		for range 5 {
 			time.Sleep(9 * time.Second)

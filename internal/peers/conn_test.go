@@ -60,15 +60,51 @@ func TestLeastBusyConnection(t *testing.T) {
 	})
 }
 
+// What may be read slowly has connections of its own, so that no other stream gets
+// their windows.
+func TestNarrowConnections(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, n, _ := one(t, well())
+		for i, narrow := range []bool{false, true, false, true} {
+			obj, err := s.Get(t.Context(), "n1", request(t), wire.Options{Narrow: narrow})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := io.ReadAll(obj.Body); err != nil || len(got) != len(data) {
+				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+			obj.Body.Close()
+			if got, want := n.dials.Load(), int64(min(i+1, 2)); got != want {
+				t.Errorf("%d connections after %d calls, want %d", got, i+1, want)
+			}
+		}
+	})
+}
+
 // Between regions a node may send what a window of 16 MiB holds before anybody
-// reads it, inside one it may not.
+// reads it, inside one it may not, and never more than 1 MiB where that may be read
+// slowly.
 func TestWindows(t *testing.T) {
 	t.Parallel()
-	for region, far := range map[string]bool{"eu": false, "us": true} {
+	tests := []struct {
+		region      string
+		narrow      bool
+		least, most int64 // bytes that a node sends unread
+	}{
+		{"eu", false, 0, 12<<20 - 1},
+		{"us", false, 12 << 20, 13 << 20},
+		{"eu", true, 1 << 20, 3 << 19},
+		{"us", true, 12 << 20, 13 << 20},
+	}
+	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
 			var sent atomic.Int64
 			var w network
 			w.start(t, "n1:1", func(_ *ringmodv1.GetRequest, stream getStream) error {
+				if err := stream.Send(headerOf(nil)); err != nil {
+					return err
+				}
 				for ; sent.Load() < 12<<20; sent.Add(int64(len(data))) {
 					if err := stream.Send(chunk(0, len(data))); err != nil {
 						return err
@@ -77,20 +113,16 @@ func TestWindows(t *testing.T) {
 				return nil
 			})
 			m := entry("n1")
-			m.Region = region
+			m.Region = tt.region
 			s := start(t, peers.Config{Region: "eu", View: newView(m), Dial: w.dial})
-			cc, err := s.Conn("n1")
+			obj, err := s.Get(t.Context(), "n1", request(t), wire.Options{Narrow: tt.narrow})
 			if err != nil {
 				t.Fatal(err)
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			if _, err := ringmodv1.NewCacheServiceClient(cc).Get(ctx, &ringmodv1.GetRequest{}); err != nil {
-				t.Fatal(err)
-			}
+			defer obj.Body.Close()
 			time.Sleep(time.Second)
-			if got := sent.Load(); (got >= 12<<20) != far {
-				t.Errorf("a member in %s sent %d bytes unread", region, got)
+			if got := sent.Load(); got < tt.least || got > tt.most {
+				t.Errorf("a member in %s, narrow %v, sent %d bytes unread, want %d to %d", tt.region, tt.narrow, got, tt.least, tt.most)
 			}
 		})
 	}

@@ -39,6 +39,7 @@ type peer struct {
 	life     life
 	set      *Set
 	links    [links]*link
+	narrow   [links]*link // for streams that may be read slowly; of a far peer, links again
 	breaker  breaker
 	latency  latency
 	inFlight atomic.Int64 // of get
@@ -49,24 +50,36 @@ type peer struct {
 
 func (s *Set) newPeer(m ring.Member) (*peer, error) {
 	p := &peer{id: m.ID, life: lifeOf(m), set: s}
-	for i := range p.links {
-		cc, err := s.dial(m)
-		if err != nil {
-			p.close()
-			return nil, err
-		}
-		p.links[i] = &link{ClientConn: cc}
+	distance, near := wire.Near, m.Region == s.cfg.Region
+	if !near {
+		distance = wire.Far
+	}
+	err := s.dialAll(&p.links, m, distance)
+	p.narrow = p.links
+	if err == nil && near {
+		err = s.dialAll(&p.narrow, m, wire.Narrow)
+	}
+	if err != nil {
+		p.close()
+		return nil, err
 	}
 	return p, nil
 }
 
+func (s *Set) dialAll(to *[links]*link, m ring.Member, d wire.Distance) error {
+	for i := range to {
+		cc, err := s.dial(m, d)
+		if err != nil {
+			return err
+		}
+		to[i] = &link{ClientConn: cc}
+	}
+	return nil
+}
+
 // dial makes a connection that nobody has asked anything yet, and so reaches for
 // nobody. Its target is a name without meaning: where to go is the entry's to say.
-func (s *Set) dial(m ring.Member) (*grpc.ClientConn, error) {
-	distance := wire.Near
-	if m.Region != s.cfg.Region {
-		distance = wire.Far
-	}
+func (s *Set) dial(m ring.Member, d wire.Distance) (*grpc.ClientConn, error) {
 	var creds credentials.TransportCredentials
 	if s.cfg.Credentials != nil {
 		creds = s.cfg.Credentials(m.ID, m.Role)
@@ -74,7 +87,7 @@ func (s *Set) dial(m ring.Member) (*grpc.ClientConn, error) {
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	return grpc.NewClient("passthrough:///"+m.ID, append(wire.DialOptions(s.cfg.Pool, distance),
+	return grpc.NewClient("passthrough:///"+m.ID, append(wire.DialOptions(s.cfg.Pool, d),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.cfg.Dial(ctx, m.Addr) }),
 	)...)
@@ -82,7 +95,7 @@ func (s *Set) dial(m ring.Member) (*grpc.ClientConn, error) {
 
 // close ends all calls.
 func (p *peer) close() {
-	for _, l := range p.links {
+	for _, l := range p.all() {
 		if l != nil {
 			_ = l.Close() // it says only that it was closed already
 		}
@@ -91,7 +104,7 @@ func (p *peer) close() {
 
 // idle tells whether no call is running.
 func (p *peer) idle() bool {
-	for _, l := range p.links {
+	for _, l := range p.all() {
 		if l.calls.Load() > 0 {
 			return false
 		}
@@ -99,18 +112,21 @@ func (p *peer) idle() bool {
 	return true
 }
 
+// all returns the links, some of them twice.
+func (p *peer) all() []*link { return append(p.links[:links:links], p.narrow[:]...) }
+
 // pick returns the least busy connection of those that stand, else of all. When
 // it is busy, one that rests is woken for those who come later.
-func (p *peer) pick() *link {
-	best, ready := p.links[0], p.links[0].ready()
-	for _, l := range p.links[1:] {
+func pick(from *[links]*link) *link {
+	best, ready := from[0], from[0].ready()
+	for _, l := range from[1:] {
 		r := l.ready()
 		if (r && !ready) || (r == ready && l.calls.Load() < best.calls.Load()) {
 			best, ready = l, r
 		}
 	}
 	if ready && best.calls.Load() > 0 {
-		for _, l := range p.links {
+		for _, l := range from {
 			if l.GetState() == connectivity.Idle {
 				l.Connect()
 			}
@@ -121,7 +137,10 @@ func (p *peer) pick() *link {
 
 // get asks the peer. o is complete.
 func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cache.Object, error) {
-	l := p.pick()
+	l := pick(&p.links)
+	if o.Narrow {
+		l = pick(&p.narrow)
+	}
 	stood := l.ready() // else the time to connect would be measured
 	c := p.begin()
 	start := time.Now()
@@ -207,7 +226,7 @@ func (c conn) Invoke(ctx context.Context, method string, args, reply any, opts .
 	if err != nil {
 		return asStatus(err)
 	}
-	return p.pick().Invoke(ctx, method, args, reply, opts...)
+	return pick(&p.links).Invoke(ctx, method, args, reply, opts...)
 }
 
 // NewStream implements grpc.ClientConnInterface.
@@ -216,7 +235,7 @@ func (c conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method strin
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	return p.pick().NewStream(ctx, desc, method, opts...)
+	return pick(&p.links).NewStream(ctx, desc, method, opts...)
 }
 
 // asStatus returns the error of Set.peer as callers of gRPC expect it.

@@ -175,7 +175,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (p *peer) healthy(ctx context.Context, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	r, err := health.NewHealthClient(p.pick()).Check(ctx, &health.HealthCheckRequest{}, grpc.WaitForReady(true))
+	r, err := health.NewHealthClient(pick(&p.links)).Check(ctx, &health.HealthCheckRequest{}, grpc.WaitForReady(true))
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return nil

@@ -36,6 +36,9 @@ type Options struct {
 	// For who hashes the bytes himself, or serves them to somebody who does. What
 	// is being filled is hashed all the same.
 	CRCOnly bool
+	// Narrow is for whoever keeps connections: this body may be read slowly, and is
+	// to come over one with Narrow windows. Get takes the one that it is given.
+	Narrow bool
 	// Silence is how long the node may send nothing before it counts as dead; 0 =
 	// the protocol's limit.
 	Silence time.Duration

@@ -19,6 +19,11 @@ const (
 	farStreamWindow = 16 << 20 // between regions; inside one gRPC's own estimate
 	farConnWindow   = 32 << 20
 
+	// What a stream may let in ahead of a reader that may be slow, where gRPC's own
+	// estimate goes up to 16 MiB.
+	narrowStreamWindow = 1 << 20
+	narrowConnWindow   = 16 << 20
+
 	maxStreams     = 512
 	maxMessage     = 4 << 20 // views and pages of keys; Get has its own limit
 	maxGetMessage  = 1 << 20 // leaves room for larger chunks in a later version
@@ -39,8 +44,9 @@ type Distance uint8
 
 // The distances.
 const (
-	Near Distance = iota // in the same region
-	Far                  // in another region: long round trips
+	Near   Distance = iota // in the same region
+	Far                    // in another region: long round trips
+	Narrow                 // in the same region, for streams whose readers may be slow
 )
 
 // ServerOptions are what a server of members needs: the codec, which all
@@ -82,8 +88,11 @@ func DialOptions(pool *Pool, d Distance) []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
 	}
-	if d == Far {
+	switch d {
+	case Far:
 		options = append(options, grpc.WithInitialWindowSize(farStreamWindow), grpc.WithInitialConnWindowSize(farConnWindow))
+	case Narrow:
+		options = append(options, grpc.WithInitialWindowSize(narrowStreamWindow), grpc.WithInitialConnWindowSize(narrowConnWindow))
 	}
 	return options
 }
