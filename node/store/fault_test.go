@@ -21,7 +21,7 @@ func TestFaultAtEachStep(t *testing.T) {
 		for _, failing := range []string{"create", "write", "written", "synced", "folders"} {
 			t.Run(fmt.Sprintf("%s %v", failing, errno), func(t *testing.T) {
 				t.Parallel()
-				d := openTest(t, t.TempDir())
+				d := openLimited(t, t.TempDir(), 2<<20) // less than what a full disk must have free
 				mustCommit(t, d, name, older)
 				var broken atomic.Bool
 				broken.Store(true)

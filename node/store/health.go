@@ -171,14 +171,19 @@ func (d *Disk) probe() error {
 	return d.index.put(bucketState, "probe", nil)
 }
 
-// hasRoom returns an error while so little is free that the disk would be full again
-// at once.
+// hasRoom returns an error while so little is free that a disk that was full would be
+// so again at once.
 func (d *Disk) hasRoom() error {
+	_, cause := d.health.look()
+	if !errors.Is(cause, syscall.ENOSPC) && !errors.Is(cause, syscall.EDQUOT) {
+		return nil
+	}
 	s, err := spaceOf(d.dir)
 	if err != nil {
 		return nil //nolint:nilerr // writing will tell
 	}
-	if least := min(64<<20, s.total()/20); s.free < least || d.budget.capacity() <= least {
+	least := min(64<<20, s.total()/20)
+	if s.free < least || d.budget.limit.Percent > 0 && d.budget.capacity() <= least {
 		return syscall.ENOSPC
 	}
 	return nil
