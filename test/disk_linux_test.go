@@ -176,8 +176,8 @@ func TestDiskLimit(t *testing.T) {
 	if misses*100 > reads*5 {
 		t.Errorf("%d of %d reads of the hot tenth were misses, want at most 5 %%", misses, reads)
 	}
-	if got := p.Metric("ringmod_disk_evicted_objects_total"); got < float64(v.count) {
-		t.Errorf("%v objects were evicted", got)
+	if got := p.Metric("ringmod_disk_evicted_bytes_total"); got < float64(v.count*volumeSize-limit) {
+		t.Errorf("%v bytes were evicted", got)
 	}
 	if _, status, _ := harness.Run(t, nil, "status", "--addr", p.GRPC); strings.Contains(status, "read-only") {
 		t.Errorf("a node at its limit is read-only:\n%s", status)
