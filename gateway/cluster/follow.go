@@ -37,6 +37,7 @@ type spool struct {
 	obj     *cache.Object // without a body
 	data    []byte        // a small one, in place of file
 	stream  io.ReadCloser // of what is passed through, in place of file
+	left    bool          // its only client has not waited for it
 	written int64
 	done    bool  // nothing more comes: it is whole, or err
 	err     error // that of the source, errUnspooled or errSpool
@@ -70,6 +71,26 @@ func (s *spool) change(apply func()) {
 	apply()
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// passOn gives the only client the stream, unless he has left.
+func (s *spool) passOn(obj *cache.Object, stream io.ReadCloser) bool {
+	there := false
+	s.change(func() {
+		if there = !s.left; there {
+			s.obj, s.stream, s.done = obj, stream, true
+		}
+	})
+	return there
+}
+
+// abandon is for who has not waited, or not noticed that he need not wait any more.
+func (s *spool) abandon() {
+	var stream io.ReadCloser
+	s.change(func() { s.left, stream = true, s.stream })
+	if stream != nil {
+		stream.Close()
+	}
 }
 
 // await waits until the state is what the caller wants, or an error.

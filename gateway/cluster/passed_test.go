@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/wire"
 )
 
 // Who is alone with a zip reads the stream himself; a second client makes a spool,
@@ -147,6 +148,46 @@ func TestAloneLeavesEarly(t *testing.T) {
 		}
 		checkGet(t, c, request(t, zipName), data)
 		checkSpools(t, reg, 0, 0)
+	})
+}
+
+// leaver is nodes that a client leaves when they answer.
+type leaver struct {
+	*fakeNodes
+
+	leave func()
+}
+
+func (l *leaver) Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error) {
+	obj, err := l.fakeNodes.Get(ctx, id, req, o)
+	go l.leave()
+	return obj, err
+}
+
+// Whoever leaves at the moment in which the stream is given to him leaves nothing
+// open.
+func TestAloneLeavesAtOnce(t *testing.T) {
+	t.Parallel()
+	data := pattern(300 << 10)
+	synctest.Test(t, func(t *testing.T) {
+		f := newNodes(t, "eu/a/n1")
+		nodes := &leaver{fakeNodes: f}
+		c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Peers = nodes })
+		for _, req := range zipsOf(t, f, "n1", 500, data) {
+			ctx, cancel := context.WithCancel(t.Context())
+			nodes.leave = cancel
+			obj, err := c.Get(ctx, req)
+			switch {
+			case err == nil:
+				obj.Body.Close()
+			case !errors.Is(err, context.Canceled):
+				t.Errorf("got %v", err)
+			}
+			synctest.Wait()
+			if n := f.opened(); n != 0 {
+				t.Fatalf("%d streams are open for nobody", n)
+			}
+		}
 	})
 }
 

@@ -92,6 +92,7 @@ func (ss *spools) get(ctx context.Context, req cache.Request, src source) (*cach
 	if err == nil {
 		return ss.answer(ctx, s, state, joined, src), nil
 	}
+	s.abandon()
 	ss.leave(s)
 	if _, said := errors.AsType[*cache.Error](err); said {
 		return nil, err
@@ -378,7 +379,9 @@ func (ss *spools) fill(ctx context.Context, s *spool, src source, slow bool) err
 	about.Body = nil
 	_, held := obj.Body.(*heldBody)
 	if !held && ss.pass(s) {
-		s.change(func() { s.obj, s.stream, s.done = &about, obj.Body, true })
+		if !s.passOn(&about, obj.Body) {
+			obj.Body.Close()
+		}
 		return errPassed
 	}
 	defer obj.Body.Close()
