@@ -42,6 +42,8 @@ type entry struct {
 	freshUntil time.Time
 	stale      bool
 	undated    bool
+
+	unverified bool // it is for those who wait for it, and not to be kept
 }
 
 var (
@@ -66,7 +68,7 @@ func readEntry(t target.Target, obj *cache.Object, private bool, limit int64) (*
 	if known.ModTime.IsZero() {
 		known.ModTime = now
 	}
-	e := &entry{target: t, header: newHeader(t.Kind, &known, private || obj.Private), sha256: digest, body: body}
+	e := &entry{target: t, header: newHeader(t.Kind, &known, private || obj.Private), sha256: digest, body: body, unverified: obj.Unverified}
 	e.header.ranges = true
 	if !t.Kind.Immutable() {
 		e.fetched, e.freshUntil, e.stale = now.Add(-obj.Age), now.Add(freshFor(obj)), obj.Stale
@@ -112,7 +114,7 @@ func freshFor(obj *cache.Object) time.Duration {
 }
 
 // origin describes e as answered from memory.
-func (e *entry) origin() origin { return newOrigin(cache.Memory, e.stale) }
+func (e *entry) origin() origin { return originOf(&cache.Object{Source: cache.Memory, Stale: e.stale}) }
 
 // newerThan reports whether upstream said e after it said other. Whatever has a
 // date is newer than what has none.
@@ -182,7 +184,7 @@ func (g *Gateway) fly(ctx context.Context, req cache.Request) (e *entry, o origi
 	if !req.Target.Kind.Immutable() {
 		return g.newest(req.Target.String(), e, o, err)
 	}
-	if err == nil && e != nil {
+	if err == nil && e != nil && !e.unverified {
 		g.immutable.put(e)
 	}
 	return e, o, err
@@ -199,7 +201,7 @@ func (g *Gateway) load(ctx context.Context, req cache.Request) (*entry, origin, 
 	if errors.Is(err, errLong) {
 		return nil, origin{}, nil
 	}
-	return e, newOrigin(obj.Source, obj.Stale), err
+	return e, originOf(obj), err
 }
 
 // get asks the Cache, which must answer one or the other.

@@ -71,6 +71,22 @@ func (f *fakeCache) fail(name string, err error) {
 	f.on(name, func(context.Context, cache.Request) (*cache.Object, error) { return nil, err })
 }
 
+// What no node has verified is for who asks, and for nobody later.
+func TestUnverifiedIsNotKept(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"example.com/m/@v/v1.0.0.info", "example.com/m/@v/v1.0.0.mod", "example.com/m/@v/v1.0.0.zip"} {
+		f := newFakeCache(t)
+		g := newGateway(t, gateway.Config{Cache: f})
+		f.serve(name, []byte("wrong"), cache.Object{Source: cache.Upstream, Unverified: true})
+		checkHeaders(t, do(g, http.MethodGet, "/"+name), "Cache-Control", "no-store", "Cache-Status", "ringmod; fwd=miss; detail=upstream")
+		f.serve(name, []byte("right"), cache.Object{Source: cache.Disk})
+		r := do(g, http.MethodGet, "/"+name)
+		if got := body(t, r); got != "right" || strings.Contains(r.Header.Get("Cache-Control"), "no-store") {
+			t.Errorf("%s: then %q, %q", name, got, r.Header)
+		}
+	}
+}
+
 // asked returns the requests so far.
 func (f *fakeCache) asked() []cache.Request {
 	f.mu.Lock()

@@ -32,6 +32,7 @@ var (
 	nosniff     = []string{"nosniff"}
 	plainText   = []string{"text/plain; charset=utf-8"}
 	acceptBytes = []string{"bytes"}
+	passing     = []string{noStore}
 )
 
 const noStore = "no-store"
@@ -73,7 +74,10 @@ type header struct {
 func newHeader(kind target.Kind, obj *cache.Object, private bool) header {
 	common := &kindHeaders[kind]
 	h := header{contentType: common.contentType, cacheControl: common.public}
-	if private {
+	switch {
+	case obj.Unverified:
+		h.cacheControl = passing
+	case private:
 		h.cacheControl = common.private
 	}
 	if obj.SHA256 != ([32]byte{}) {
@@ -133,15 +137,16 @@ var sources = [...]origin{
 	cache.Upstream: {[]string{"ringmod; fwd=miss; stored; detail=upstream"}, miss},
 }
 
-// newOrigin describes source; a source without a name counts as a miss.
-func newOrigin(source cache.Source, isStale bool) origin {
-	if isStale {
+// originOf describes where obj came from; a source without a name counts as a miss.
+func originOf(obj *cache.Object) origin {
+	switch source := obj.Source; {
+	case obj.Stale:
 		return origin{[]string{"ringmod; fwd=stale; detail=" + source.String()}, stale}
-	}
-	if source == 0 || int(source) >= len(sources) {
+	case source == 0 || int(source) >= len(sources) || obj.Unverified:
 		return origin{[]string{"ringmod; fwd=miss; detail=" + source.String()}, miss}
+	default:
+		return sources[source]
 	}
-	return sources[source]
 }
 
 func (x *exchange) setOrigin(o origin) {

@@ -71,9 +71,9 @@ func (g *Gateway) pass(x *exchange, req cache.Request) {
 		return
 	}
 	defer obj.Body.Close()
-	o := newOrigin(obj.Source, obj.Stale)
+	o := originOf(obj)
 	_, whole := obj.Body.(io.ReadSeeker)
-	if whole && req.Target.Kind == target.Zip && obj.Size <= maxSmallZip && g.immutable.takes(obj.Size) {
+	if whole && !obj.Unverified && req.Target.Kind == target.Zip && obj.Size <= maxSmallZip && g.immutable.takes(obj.Size) {
 		e, err := readEntry(req.Target, obj, x.private, maxSmallZip)
 		if err != nil {
 			x.fail(err)

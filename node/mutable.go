@@ -11,7 +11,6 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
-	"github.com/ringmod/ringmod/node/verify"
 )
 
 // Ages of mutable answers (DESIGN section 8).
@@ -121,13 +120,6 @@ func (n *Node) document(t target.Target, doc store.Document, source cache.Source
 	return obj
 }
 
-func checkDocument(t target.Target, body []byte) error {
-	if t.Kind == target.List {
-		return verify.List(t, body)
-	}
-	return verify.Info(t, body)
-}
-
 // confirm forgets the "no" for everything that a good answer has shown to
 // exist: a version that we list must not be answered with an old 404
 // (protocol.md F4). It looks at what is absent and not at what is listed: lists
@@ -146,7 +138,7 @@ func (n *Node) confirm(t target.Target, body []byte) {
 func mentions(t target.Target, body []byte, version string) bool {
 	if t.Kind != target.List {
 		var info struct{ Version string }
-		_ = json.Unmarshal(body, &info) // checkDocument has seen it
+		_ = json.Unmarshal(body, &info) // verify.Form has seen it
 		return info.Version == version
 	}
 	for line := range bytes.Lines(body) {

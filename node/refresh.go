@@ -12,6 +12,7 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/upstream"
+	"github.com/ringmod/ringmod/node/verify"
 )
 
 const (
@@ -139,7 +140,7 @@ func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.D
 	} else if doc.Body, err = io.ReadAll(resp.Body); err != nil { // the upstream bounds it
 		return err
 	}
-	if err := checkDocument(t, doc.Body); err != nil {
+	if err := verify.Form(t, doc.Body); err != nil {
 		return err
 	}
 	doc.Fetched = time.Now()
@@ -201,7 +202,7 @@ func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *ref
 		if err != nil {
 			return err
 		}
-		if err := checkDocument(t, data); err != nil {
+		if err := verify.Form(t, data); err != nil {
 			return err
 		}
 		r.source, r.stale = obj.Source, obj.Stale

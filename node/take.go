@@ -8,6 +8,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/verify"
 )
 
 // Take stores t as obj, which another node of the region holds, and closes obj. What
@@ -77,7 +78,7 @@ func (n *Node) takeDocument(ctx context.Context, t target.Target, s *supply) err
 	if doc.Body, err = readSmall(s.body, t); err != nil {
 		return err
 	}
-	if err := checkDocument(t, doc.Body); err != nil {
+	if err := verify.Form(t, doc.Body); err != nil {
 		return err
 	}
 	n.keep(ctx, t, doc)

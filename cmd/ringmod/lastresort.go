@@ -1,13 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"time"
 
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
+	"github.com/ringmod/ringmod/node/verify"
 )
 
 // lastResortTTL is how long what changes may be repeated that came without the
@@ -15,8 +19,8 @@ import (
 const lastResortTTL = time.Minute
 
 // lastResort fetches from upstream what a gateway cannot get from any node. It
-// keeps nothing, and leaves the comparison with the checksum database to the go
-// command, which makes it all the same.
+// keeps nothing and looks at the form of what is small; the rest of the
+// verification it leaves to the go command, which does it all the same.
 type lastResort struct {
 	outside *upstream.Client
 	specs   map[string]sumdb.Spec // of the checksum databases that are served
@@ -41,7 +45,20 @@ func (l lastResort) Get(ctx context.Context, req cache.Request) (*cache.Object, 
 	if err != nil {
 		return nil, err
 	}
-	return &cache.Object{Size: resp.Size, TTL: lastResortTTL, Source: cache.Upstream, Body: resp.Body}, nil
+	obj := &cache.Object{Size: resp.Size, TTL: lastResortTTL, Source: cache.Upstream, Body: resp.Body}
+	if req.Target.Kind == target.Zip || req.Target.Kind.Sumdb() {
+		return obj, nil
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body) // upstream bounds it
+	if err == nil {
+		err = verify.Form(req.Target, data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	obj.Size, obj.Body = int64(len(data)), io.NopCloser(bytes.NewReader(data))
+	return obj, nil
 }
 
 func (l lastResort) fetch(ctx context.Context, req cache.Request) (*upstream.Response, error) {

@@ -372,6 +372,7 @@ func (c *Cluster) lastResort(ctx context.Context, q question, cause error) (repl
 		<-c.permits
 		return reply{}, err
 	}
+	obj.Unverified = q.req.Target.Kind.Immutable()
 	return reply{Object: obj, release: sync.OnceFunc(func() { <-c.permits })}, nil
 }
 

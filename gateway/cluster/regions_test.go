@@ -210,6 +210,13 @@ func TestLastResort(t *testing.T) {
 				if u.asked != test.asked {
 					t.Errorf("upstream was asked %d times, want %d", u.asked, test.asked)
 				}
+				if !test.ok {
+					return
+				}
+				_, _, err = get(t, c, test.req)
+				if immutable := test.req.Target.Kind.Immutable(); err != nil || u.asked != 2 || obj.Unverified != immutable {
+					t.Errorf("asked again: %v, by upstream %d times, unverified %t: want nothing kept", err, u.asked, obj.Unverified)
+				}
 			})
 		})
 	}

@@ -362,7 +362,7 @@ func (ss *spools) run(ctx context.Context, s *spool, src source, slow bool) {
 		}
 		s.cancel()
 		s.change(func() { s.done, s.err = true, err })
-		ss.ended(s, err == nil && s.file != nil) // who is small, the gateway keeps
+		ss.ended(s, err == nil && s.file != nil && !s.obj.Unverified) // who is small, the gateway keeps
 	}()
 	err = ss.fill(ctx, s, src, slow)
 	if errors.Is(err, errSpool) {

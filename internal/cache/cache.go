@@ -72,6 +72,10 @@ type Object struct {
 	H1       string
 	Verified bool
 
+	// Unverified says that an immutable object came past all nodes, whose work it is
+	// to verify it: nobody may keep it, nor tell others that they may.
+	Unverified bool
+
 	// For what is mutable: how long ago upstream said so, how long from now it
 	// counts as fresh, and whether it is served beyond that.
 	Age   time.Duration

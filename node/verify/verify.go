@@ -105,6 +105,19 @@ func List(t target.Target, data []byte) error {
 	return nil
 }
 
+// Form checks data as what its kind is: Info, Mod or List.
+func Form(t target.Target, data []byte) error {
+	switch t.Kind {
+	case target.Mod:
+		_, err := Mod(t, data)
+		return err
+	case target.List:
+		return List(t, data)
+	default:
+		return Info(t, data)
+	}
+}
+
 // broken says that upstream sent what cannot be used.
 func broken(err error, format string, args ...any) error {
 	return &cache.Error{Reason: cache.Broken, Text: oneLine(fmt.Sprintf(format, args...)), Err: err}
