@@ -21,6 +21,7 @@ type answer struct {
 	target  target.Target
 	cached  bool // the client forbade fetching
 	left    bool // the client left before the end
+	part    bool // the client wanted a part
 	start   time.Time
 	end     time.Time
 
@@ -48,10 +49,10 @@ type call struct {
 // epoch is how things were from one change to the next.
 type epoch struct {
 	at    time.Time
-	alive map[string]int     // boot of what runs and is not frozen
-	links map[[2]string]bool // streams pass from the first to the second
-	out   map[string]bool    // who reaches upstream
-	view  *ring.View         // of who ought to be in
+	alive map[string]int                // boot of what runs and is not frozen
+	links map[[2]string]membertest.Kind // what passes from the first to the second
+	out   map[string]bool               // who reaches upstream
+	view  *ring.View                    // of who ought to be in
 	moods [len(zipSizes)]mood
 	// weight is how many more opinions about who coordinates the change may have
 	// brought into the cluster.
@@ -102,15 +103,20 @@ func (b *book) begin() {
 // look tells how things are.
 func (w *World) look() epoch {
 	e := epoch{
-		at: time.Now(), alive: make(map[string]int), links: make(map[[2]string]bool), out: make(map[string]bool),
+		at: time.Now(), alive: make(map[string]int), links: make(map[[2]string]membertest.Kind), out: make(map[string]bool),
 		view: w.placement(),
 	}
 	for i := range e.moods {
 		e.moods[i] = w.out.moodOf(i)
 	}
 	upstream := membertest.Host(w.out.host)
-	pass := func(a, b *machine) bool {
-		return !w.net.Blocked(membertest.Host(a.host), membertest.Host(b.host), membertest.Streams)
+	pass := func(a, b *machine) (passes membertest.Kind) {
+		for _, kind := range []membertest.Kind{membertest.Packets, membertest.Streams} {
+			if !w.net.Blocked(membertest.Host(a.host), membertest.Host(b.host), kind) {
+				passes |= kind
+			}
+		}
+		return passes
 	}
 	for _, a := range w.machines {
 		if a.running == nil || a.frozen {
@@ -179,8 +185,15 @@ func (b *book) always(from, to time.Time, so func(epoch) bool) bool {
 }
 
 // connected tells whether two members could talk, whoever began.
-func (e epoch) connected(a, b string) bool {
-	return e.up(a) && e.up(b) && (a == b || e.links[[2]string{a, b}] && e.links[[2]string{b, a}])
+func (e epoch) connected(a, b string) bool { return e.linked(a, b, membertest.Streams) }
+
+// close tells whether two members could talk, and gossip: without that they take each
+// other for dead sooner or later, and ask each other only when nobody else is left.
+func (e epoch) close(a, b string) bool { return e.linked(a, b, membertest.All) }
+
+func (e epoch) linked(a, b string, by membertest.Kind) bool {
+	both := e.links[[2]string{a, b}] & e.links[[2]string{b, a}]
+	return e.up(a) && e.up(b) && (a == b || both&by == by)
 }
 
 func (e epoch) up(id string) bool { return e.alive[id] > 0 }

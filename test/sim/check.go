@@ -18,6 +18,10 @@ const (
 	negative = 2*time.Minute + 10*time.Second
 	// fresh is how old a mutable answer may be that is not marked stale, likewise.
 	fresh = time.Minute + 2*time.Second
+	// patienceNear and patienceFar are how long an object may take that a rank of the
+	// own region, and one elsewhere, has.
+	patienceNear = 10 * time.Second
+	patienceFar  = 20 * time.Second
 	// lingering is how long a request may fare as those before it, whose fill it
 	// joins.
 	lingering = 30 * time.Second
@@ -57,10 +61,12 @@ func (b *book) judge(a answer) string {
 	switch {
 	case a.left:
 		return ""
-	case a.wrong != "":
+	case a.wrong != "" && !b.passedOn(a):
 		return "I1/I2 " + a.wrong
+	case a.wrong != "":
+		return ""
 	case a.whole && a.status == 200:
-		return b.judgeAge(a)
+		return cmp.Or(b.judgeAge(a), b.judgeTime(a))
 	case a.whole && (a.status == 404 || a.status == 410):
 		return b.judgeAbsence(a)
 	}
@@ -68,6 +74,14 @@ func (b *book) judge(a answer) string {
 		return fmt.Sprintf("no object and no word of upstream, although %s (%v)", why, a.err)
 	}
 	return ""
+}
+
+// passedOn tells whether the gateway had nobody but upstream to ask, which sent
+// something wrong: that is for the go command to find out.
+func (b *book) passedOn(a answer) bool {
+	return slices.ContainsFunc(b.w.out.history(), func(f fetch) bool {
+		return f.by == a.gateway && f.target == a.target && f.bad && !f.start.After(a.end) && !f.end.Before(a.start.Add(-time.Second))
+	})
 }
 
 // judgeAge is I9: what is not marked stale is at most as old as promised.
@@ -86,6 +100,35 @@ func (b *book) judgeAge(a answer) string {
 		return "I9 not marked stale, but upstream has said something else since " + b.at(next)
 	}
 	return ""
+}
+
+// judgeTime holds the time that an object took against what its seeker may have to wait
+// for, 3 s for each node that is silent: all that were, in the region and elsewhere.
+func (b *book) judgeTime(a answer) string {
+	took := a.end.Sub(a.start)
+	if took <= patienceNear || !b.always(a.start, a.end, func(e epoch) bool { return e.alive[a.gateway] == a.boot }) {
+		return ""
+	}
+	id := b.copyFor(a)
+	switch {
+	case id == "":
+		return ""
+	case b.w.machines[id].region == b.w.machines[a.gateway].region:
+		return fmt.Sprintf("took %s, although %s of its region had a copy all the time", took, id)
+	case took > patienceFar && !b.waited(a):
+		return fmt.Sprintf("took %s, although %s had a copy all the time", took, id)
+	default:
+		return ""
+	}
+}
+
+// waited tells whether upstream was slow to answer or to fail: it is waited for before
+// other regions are asked.
+func (b *book) waited(a answer) bool {
+	mod, _ := place(a.target)
+	return !b.always(a.start.Add(-lingering), a.end, func(e epoch) bool {
+		return !slices.Contains([]mood{moodSlow, moodHang, moodStall}, e.moods[mod])
+	})
 }
 
 // judgeAbsence holds a "no" against what upstream said of late.
@@ -129,7 +172,7 @@ func (b *book) copyFor(a answer) string {
 	for _, m := range b.w.nodes("") {
 		since, ok := m.disk.heldSince(a.target.String())
 		if ok && since.Before(a.start) && b.always(a.start.Add(-settling), a.end, func(e epoch) bool {
-			return e.connected(a.gateway, m.id) && slices.Contains(b.askable(e, m.region, a), m.id)
+			return e.close(a.gateway, m.id) && slices.Contains(b.askable(e, m.region, a), m.id)
 		}) {
 			return m.id
 		}
@@ -169,7 +212,9 @@ func (b *book) upstreamFor(a answer) string {
 	return ""
 }
 
-// backwards is the second half of I9: no gateway goes back.
+// backwards is the second half of I9: no gateway goes back. What is stale may be made
+// of what is held, of which nobody knows how old it is, so that it only must not
+// follow what was fresh.
 func (b *book) backwards() []string {
 	type key struct {
 		gateway, target string
@@ -187,7 +232,7 @@ func (b *book) backwards() []string {
 		slices.SortFunc(all, func(a, b answer) int { return a.end.Compare(b.end) })
 		for i, late := range all {
 			for _, early := range all[:i] {
-				if early.end.Before(late.start) && late.state < early.state {
+				if !early.stale && early.end.Before(late.start) && late.state < early.state {
 					bad = append(bad, fmt.Sprintf("%s: I9 went back from %d to %d, which was said at %s", b.describe(late), early.state, late.state, b.at(early.end)))
 					break
 				}
@@ -217,23 +262,11 @@ func (b *book) needless(fetches []fetch) []string {
 	return bad
 }
 
+// anyNode returns a rank that a gateway could have asked.
 func (b *book) anyNode(f fetch) string {
 	for _, m := range b.w.nodes("") {
-		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool { return e.connected(f.by, m.id) }) {
-			return m.id
-		}
-	}
-	return ""
-}
-
-// holderFor returns a rank of the region on whose behalf f was made that held the
-// target, within reach of whoever looked for it there.
-func (b *book) holderFor(f fetch) string {
-	region := cmp.Or(f.region, b.w.machines[f.by].region)
-	for _, m := range b.w.nodes(region) {
-		since, ok := m.disk.heldSince(f.target.String())
-		if ok && since.Before(f.start.Add(-2*time.Second)) && b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
-			return slices.Contains(e.ranks(region, f.target), m.id) && b.reachable(e, m, f.by)
+		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
+			return e.close(f.by, m.id) && slices.Contains(e.ranks(m.region, f.target), m.id)
 		}) {
 			return m.id
 		}
@@ -241,18 +274,41 @@ func (b *book) holderFor(f fetch) string {
 	return ""
 }
 
-// reachable tells whether a holder was within reach of all members of its region that
-// run, by among them where it is of that region: who asked first is not known.
-func (b *book) reachable(e epoch, m *machine, by string) bool {
-	if b.w.machines[by].region == m.region && !e.connected(by, m.id) {
-		return false
+// holderFor returns a rank of the region on whose behalf f was made that held the
+// target, within reach of whoever may have looked for it there.
+func (b *book) holderFor(f fetch) string {
+	region := b.w.machines[f.by].region
+	if !f.target.Kind.Sumdb() { // else whoever fetches wants it for itself, to verify something
+		region = cmp.Or(f.region, region)
 	}
-	for _, other := range b.w.machines {
-		if other.region == m.region && e.up(other.id) && !e.connected(other.id, m.id) {
-			return false
+	seekers := b.seekers(f, region)
+	for _, m := range b.w.nodes(region) {
+		since, ok := m.disk.heldSince(f.target.String())
+		if ok && since.Before(f.start.Add(-2*time.Second)) && b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
+			far := func(id string) bool { return !e.close(id, m.id) }
+			return slices.Contains(e.ranks(region, f.target), m.id) && !slices.ContainsFunc(seekers, far)
+		}) {
+			return m.id
 		}
 	}
-	return e.up(m.id)
+	return ""
+}
+
+// seekers returns all members of the region that were there when f began, any of which
+// may have asked for it, and the one that fetched where that is of the region.
+func (b *book) seekers(f fetch, region string) []string {
+	var all []string
+	if b.w.machines[f.by].region == region {
+		all = []string{f.by} // it may be frozen
+	}
+	for _, e := range b.during(f.start, f.start) {
+		for id := range e.alive {
+			if b.w.machines[id].region == region {
+				all = append(all, id)
+			}
+		}
+	}
+	return all
 }
 
 // repeated is I3: see the package.

@@ -104,7 +104,21 @@ func TestCheckFindsFaults(t *testing.T) {
 			h.fetched(owner, aList, -840, -839, nil)
 		}, ""},
 		"wrong bytes": {func(h *history) { h.answered(aZip, -800, func(a *answer) { a.wrong = "7 bytes" }) }, "I1/I2"},
-		"wrong list":  {func(h *history) { h.answered(aList, -800, func(a *answer) { a.state = -1 }) }, "I1"},
+		"wrong bytes of upstream, without any node": {func(h *history) {
+			h.fetched("g1", aZip, -800, -799.5, nil)
+			h.out.fetches[0].bad = true
+			h.since(-900, func() {
+				h.cuts = append(h.cuts, cut{from: h.gateways(), to: h.nodes(""), kind: membertest.All})
+				h.redraw()
+			})
+			h.answered(aZip, -800, func(a *answer) { a.wrong = "7 bytes" })
+		}, ""},
+		"wrong bytes of upstream, kept": {func(h *history) {
+			h.fetched("g1", aZip, -850, -849.5, nil)
+			h.out.fetches[0].bad = true
+			h.answered(aZip, -800, func(a *answer) { a.wrong = "7 bytes" })
+		}, "I1/I2"},
+		"wrong list": {func(h *history) { h.answered(aList, -800, func(a *answer) { a.state = -1 }) }, "I1"},
 		"fetched twice": {func(h *history) {
 			h.fetched("n1", aZip, -800, -790, nil)
 			h.fetched("n2", aZip, -795, -790, nil)
@@ -153,6 +167,14 @@ func TestCheckFindsFaults(t *testing.T) {
 			h.since(-850, func() { h.out.setMood(1, moodFail) })
 			h.answered(aZip, -780, failed)
 		}, "had a copy"},
+		"slow though a node of the region has it": {func(h *history) {
+			owner, _ := h.replicas()
+			h.holds(owner, -900)
+			h.answered(aZip, -800, func(a *answer) { a.end = a.start.Add(11 * time.Second) })
+		}, "took 11s"},
+		"slow as nobody has it": {func(h *history) {
+			h.answered(aZip, -800, func(a *answer) { a.end = a.start.Add(11 * time.Second) })
+		}, ""},
 		"broken off": {func(h *history) { h.answered(aZip, -800, func(a *answer) { a.whole = false }) }, "upstream was well"},
 		"broken off as the gateway died": {func(h *history) {
 			h.since(-799.5, func() { h.machines["g1"].running = nil })

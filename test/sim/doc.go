@@ -36,6 +36,7 @@
 // the design (cluster.md 6):
 //
 //   - I1, I2: every body that came to its end is what upstream has under that name.
+//     What a gateway passes on that reaches no node is what upstream has sent.
 //   - I3: of the k fetches of an immutable object, the k-th is within the bound
 //     1 + failures + opinions, where failures are the fetches of it that had
 //     failed before, and opinions what happened from a minute before the first fetch
@@ -44,9 +45,9 @@
 //     begins, freezes or thaws. Without any of these, it is fetched once. A mutable
 //     answer is fetched once in its minute, unless something happened.
 //   - I4: nobody fetches an immutable object that a rank of the region has on whose
-//     behalf it is fetched, if that rank was there and within reach of all nodes of
-//     its region for a minute. No gateway fetches by itself while it could reach any
-//     node for a minute.
+//     behalf it is fetched, if that rank was there and within reach of all who may have
+//     looked for it, by streams and packets, for a minute. No gateway fetches by itself
+//     while it could reach any node for a minute.
 //   - I5: a minute after healing all members see each other and place alike.
 //   - I6: no request makes more than two hops.
 //   - I9: a mutable answer that is not marked stale is at most a minute old, by its Age
@@ -54,10 +55,14 @@
 //   - I11: the bubble finds goroutines that are left, and nothing is left open: no file
 //     of a store, no pending object, no spool.
 //   - A client gets what it asked for if a rank of its region or a replica of another
-//     had it and was within reach of the gateway for a minute, or if upstream was well and within reach of all members
-//     for a minute and any node was within reach of the gateway. The minute is the
+//     had it and was within reach of the gateway, by streams and packets, for a minute;
+//     or if upstream was well and within reach of all members for a minute, and any node
+//     within reach of the gateway by streams. The minute is the
 //     grace that is granted: breakers ask again after up to 10 s, gossip finds
 //     those that are back within 30 s.
+//   - What a rank of the gateway's region has all that time takes 10 s at most, what
+//     one of another has 20 s: each node that is silent costs 3 s. Other regions are
+//     asked behind an upstream that is slow.
 //   - A client is told that there is no such object only if upstream has said so within
 //     the last two minutes.
 package sim

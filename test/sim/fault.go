@@ -114,6 +114,15 @@ func (w *World) restart(m *machine) {
 	w.run(m)
 }
 
+// move gives a machine without a process a new address.
+func (w *World) move(m *machine) {
+	b := m.host.As4()
+	b[2] += 2 // 0 and 1 are those of machines that have not moved and of clients
+	m.host = netip.AddrFrom4(b)
+	w.byHost.Store(m.host, m.id)
+	w.redraw()
+}
+
 // heal ends all faults, and starts what does not run.
 func (w *World) heal() {
 	w.setMood(-1, moodOK)

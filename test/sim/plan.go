@@ -22,6 +22,7 @@ type plan struct {
 	published []int         // versions of each module in the beginning
 	rate      float64       // requests per second and gateway
 	length    time.Duration // until everything heals
+	loss      float64       // of packets
 	acts      []act
 }
 
@@ -41,8 +42,8 @@ type act struct {
 // String prints a plan to be read by people.
 func (p *plan) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: replicas %d, %s near and %s far, gateway memory %d KiB, %.0f %% held, %.1f requests/s per gateway, versions %v\n",
-		p.seed, p.replicas, p.near, p.far, p.memory>>10, p.held*100, p.rate, p.published)
+	fmt.Fprintf(&b, "seed %d: replicas %d, %s near and %s far, gateway memory %d KiB, %.0f %% held, %.1f requests/s per gateway, versions %v, %.0f %% loss\n",
+		p.seed, p.replicas, p.near, p.far, p.memory>>10, p.held*100, p.rate, p.published, p.loss*100)
 	for _, m := range p.members {
 		fmt.Fprintf(&b, "  %s %s %s %s\n", m.role, m.id, m.region, m.zone)
 	}
@@ -93,6 +94,19 @@ func draw(seed uint64) *plan {
 	}
 	for range r.IntN(4) {
 		d.life()
+	}
+	// What came later: see regressions.
+	for range r.IntN(3) {
+		d.crowd()
+	}
+	for range max(0, r.IntN(4)-2) {
+		d.move()
+	}
+	if r.IntN(5) == 0 {
+		p.loss = 0.2 * r.Float64()
+	}
+	for range max(0, r.IntN(8)-4) {
+		d.fault()
 	}
 	slices.SortStableFunc(p.acts, func(a, b act) int { return int(a.at - b.at) })
 	return p
@@ -287,6 +301,39 @@ func (d *drawer) weather() {
 	}
 	d.add(at, fmt.Sprintf("upstream: %s for %s", m, what), func(w *World) { w.setMood(max(mod, -1), m) })
 	d.add(at+d.span(2, 60), "upstream: ok for "+what, func(w *World) { w.setMood(max(mod, -1), moodOK) })
+}
+
+// crowd draws many who want the same at once, which mostly nobody has.
+func (d *drawer) crowd() {
+	mod, n := d.IntN(len(zipSizes)), 2+d.IntN(20)
+	ext := pick(d, []string{".info", ".mod", ".zip", ".zip"})
+	d.add(d.when(), fmt.Sprintf("%d clients of each gateway ask for the %s of a new version of %s", n, ext, modulePath(mod)), func(w *World) {
+		if w.out.count(mod) < maxVersions {
+			w.out.publish(mod)
+		}
+		t := file(mod, w.out.count(mod)-1, ext)
+		for range n {
+			for _, gw := range w.gateways() {
+				w.clients.running.Go(func() { w.clients.get(gw, t, how{}) })
+			}
+		}
+	})
+}
+
+// move draws a node that dies and begins again on another address.
+func (d *drawer) move() {
+	id, at := pick(d, d.plan.of(ring.Node, "")), d.when()
+	d.add(at, "kill "+id, func(w *World) {
+		if m := w.machines[id]; m.running != nil {
+			w.kill(m)
+		}
+	})
+	d.add(at+d.span(0.5, 30), "start "+id+" on another address", func(w *World) {
+		if m := w.machines[id]; m.running == nil {
+			w.move(m)
+			w.restart(m)
+		}
+	})
 }
 
 func (d *drawer) publish() {

@@ -1,9 +1,11 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -20,6 +22,7 @@ import (
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/peers"
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/copies"
@@ -182,7 +185,7 @@ func (p *process) stamp() (digest, seq uint64) {
 
 func (p *process) assembleGateway() ([]task, error) {
 	nodes := cluster.New(cluster.Config{
-		Cluster: "sim", Region: p.m.region, Zone: p.m.zone, Peers: p.peers, Conns: p.peers, View: p.member, Upstream: lastResort{p.source},
+		Cluster: "sim", Region: p.m.region, Zone: p.m.zone, Peers: p.peers, Conns: p.peers, View: p.member, Upstream: lastResort{p.w.sums, p.source},
 		Pool: p.pool, Metrics: p.reg, Logger: p.log,
 	})
 	front, err := gateway.New(gateway.Config{
@@ -196,15 +199,44 @@ func (p *process) assembleGateway() ([]task, error) {
 }
 
 // lastResort is what a gateway does when it reaches no node.
-type lastResort struct{ source *source }
+type lastResort struct {
+	sums   *sums
+	source *source
+}
 
 // Get implements cluster.Upstream.
 func (l lastResort) Get(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	resp, err := l.source.Fetch(ctx, req.Target, upstream.Validators{})
+	obj := &cache.Object{TTL: time.Minute, Source: cache.Upstream}
+	if req.Target.Kind == target.Zip {
+		resp, err := l.source.Fetch(ctx, req.Target, upstream.Validators{})
+		if err != nil {
+			return nil, err
+		}
+		obj.Size, obj.Body = resp.Size, resp.Body
+		return obj, nil
+	}
+	data, err := l.small(ctx, req.Target)
 	if err != nil {
 		return nil, err
 	}
-	return &cache.Object{Size: resp.Size, TTL: time.Minute, Source: cache.Upstream, Body: resp.Body}, nil
+	obj.Size, obj.Body = int64(len(data)), io.NopCloser(bytes.NewReader(data))
+	return obj, nil
+}
+
+func (l lastResort) small(ctx context.Context, t target.Target) ([]byte, error) {
+	if t.Kind.Sumdb() {
+		return ask(l).Fetch(ctx, t)
+	}
+	resp, err := l.source.Fetch(ctx, t, upstream.Validators{})
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err == nil {
+		err = verify.Form(t, data)
+	}
+	return data, err
 }
 
 // run starts everything. done is closed when all has ended.

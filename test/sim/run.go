@@ -33,6 +33,7 @@ func play(t *testing.T, p *plan) (*World, []string) {
 		bad = append(bad, "I5 in the beginning: "+err.Error())
 	}
 	w.place(r, p.held)
+	w.net.SetLoss(p.loss)
 	w.book.begin()
 	for i, gw := range w.gateways() {
 		w.clients.load(gw, p.rate, rand.New(rand.NewPCG(p.seed, uint64(i+2))))
@@ -61,6 +62,7 @@ func (w *World) perform(p *plan) {
 // that all there is can be had from everywhere).
 func (w *World) recover() []string {
 	w.note("heal")
+	w.net.SetLoss(0)
 	w.heal()
 	healed := time.Now()
 	var bad []string

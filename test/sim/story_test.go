@@ -122,12 +122,15 @@ func outcome(a answer) string {
 
 func short(name string) string { return strings.TrimPrefix(name, "example.com/") }
 
-// newFetches tells who asked upstream since it was called last.
+// newFetches tells who asked upstream for modules since it was called last.
 func (s *story) newFetches() string {
 	all := s.out.history()[s.fetched:]
 	s.fetched += len(all)
 	var text strings.Builder
 	for _, f := range all {
+		if f.target.Kind.Sumdb() {
+			continue
+		}
 		how := ""
 		if f.err != nil {
 			how = ", in vain"

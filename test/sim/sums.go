@@ -85,8 +85,19 @@ type ask struct {
 	source *source
 }
 
-// Fetch implements sumdb.Remote.
+// Fetch implements sumdb.Remote. Lookups are counted as what upstream was asked.
 func (a ask) Fetch(ctx context.Context, t target.Target) ([]byte, error) {
+	if t.Kind != target.SumdbLookup {
+		return a.fetch(ctx, t)
+	}
+	f := &fetch{by: a.source.id, boot: a.source.boot, region: regionOf(ctx), target: t}
+	a.source.out.begin(f)
+	data, err := a.fetch(ctx, t)
+	a.source.out.finish(f, err)
+	return data, err
+}
+
+func (a ask) fetch(ctx context.Context, t target.Target) ([]byte, error) {
 	if err := a.source.pause(ctx, 5*time.Millisecond); err != nil {
 		return nil, err
 	}
