@@ -122,7 +122,7 @@ func (w *World) look() epoch {
 		if a.running == nil || a.frozen {
 			continue
 		}
-		e.alive[a.id] = a.boots
+		e.alive[a.id] = int(a.boots.Load())
 		here := membertest.Host(a.host)
 		e.out[a.id] = !w.net.Blocked(here, upstream, membertest.Streams) && !w.net.Blocked(upstream, here, membertest.Streams)
 		for _, b := range w.machines {
@@ -137,7 +137,7 @@ func (w *World) look() epoch {
 func (w *World) placement() *ring.View {
 	table := &ring.Members{}
 	for _, m := range w.nodes("") {
-		if m.boots == 0 {
+		if m.boots.Load() == 0 {
 			continue
 		}
 		_, err := table.Put(ring.Member{

@@ -26,7 +26,8 @@ func newHistory(t *testing.T) *history {
 			role = ring.Gateway
 		}
 		m := w.add(id, "r1", "", role)
-		m.boots, m.running = 1, &process{}
+		m.boots.Store(1)
+		m.running = &process{}
 	}
 	for mod := range zipSizes {
 		w.out.publish(mod)

@@ -78,7 +78,7 @@ type how struct {
 
 // get asks a gateway for a target and writes down what came.
 func (c *clients) get(gw *machine, t target.Target, h how) answer {
-	a := answer{gateway: gw.id, boot: gw.boots, target: t, cached: h.cached, left: h.leave, part: h.part, start: time.Now()}
+	a := answer{gateway: gw.id, boot: int(gw.boots.Load()), target: t, cached: h.cached, left: h.leave, part: h.part, start: time.Now()}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), patience)
 	defer cancel()
 	body, err := c.ask(ctx, gw, &a)

@@ -74,10 +74,10 @@ type process struct {
 // boot makes and runs a process.
 func (w *World) boot(m *machine) (*process, error) {
 	p := &process{
-		w: w, m: m, boot: m.boots, log: w.logger(m), handle: &handle{disk: m.disk}, pool: new(wire.Pool), reg: prometheus.NewRegistry(),
+		w: w, m: m, boot: int(m.boots.Load()), log: w.logger(m), handle: &handle{disk: m.disk}, pool: new(wire.Pool), reg: prometheus.NewRegistry(),
 		dead: make(chan struct{}), down: make(chan struct{}), done: make(chan struct{}),
 	}
-	p.source = &source{out: w.out, id: m.id, boot: m.boots, host: m.host, dead: p.dead}
+	p.source = &source{out: w.out, id: m.id, boot: int(m.boots.Load()), host: m.host, dead: p.dead}
 	if err := p.listen(); err != nil {
 		return nil, err
 	}

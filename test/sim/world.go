@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,8 +38,8 @@ type machine struct {
 	saved            *savedState
 	logs             *logBuffer
 
-	boots   int
-	running *process // nil while there is none
+	boots   atomic.Int64 // clients read it while it grows
+	running *process     // nil while there is none
 	frozen  bool
 	off     bool // without power
 	ended   []*process
@@ -171,7 +172,7 @@ func (w *World) run(m *machine) {
 	if m.running != nil {
 		w.t.Fatalf("%s runs already", m.id)
 	}
-	m.boots++
+	m.boots.Add(1)
 	p, err := w.boot(m)
 	if err != nil {
 		w.t.Fatalf("starting %s: %v", m.id, err)
@@ -298,7 +299,7 @@ func (w *World) logger(m *machine) *slog.Logger {
 			}
 			return a
 		},
-	})).With("boot", m.boots)
+	})).With("boot", m.boots.Load())
 }
 
 // views builds each view once for all processes of all worlds: they are pure
