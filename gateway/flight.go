@@ -8,8 +8,9 @@ import (
 )
 
 // flights makes those who ask for one target at the same time ask the Cache
-// once. A flight belongs to nobody: it goes on while anybody waits for it, and
-// is cancelled when the last one leaves. The zero value is ready.
+// once. The first of them asks, for the others too, even when he has left: it goes
+// on while anybody waits, and is cancelled when the last one leaves. Most flights
+// have nobody else, and so need no goroutine. The zero value is ready.
 type flights struct {
 	mu      sync.Mutex
 	running map[flightKey]*flight
@@ -36,44 +37,52 @@ type flight struct {
 // same. Who may not fill joins the fill of somebody who may, but starts none,
 // and nobody who may fill is content with what one who may not was told.
 func (fs *flights) do(ctx context.Context, req cache.Request, fly func(context.Context, cache.Request) (*entry, origin, error)) (*entry, origin, error) {
-	key, f, joined := fs.join(ctx, req, fly)
+	key, f, own := fs.join(ctx, req)
+	if own != nil {
+		stay := context.AfterFunc(ctx, func() { fs.leave(key, f) })
+		f.entry, f.origin, f.err = fly(own, req)
+		f.cancel()
+		fs.remove(key, f)
+		close(f.done)
+		if !stay() {
+			return nil, origin{}, ctx.Err()
+		}
+		return f.entry, f.origin, f.err
+	}
 	select {
 	case <-f.done:
 	case <-ctx.Done():
 		fs.leave(key, f)
 		return nil, origin{}, ctx.Err()
 	}
-	if joined && f.origin.outcome == miss {
+	if f.origin.outcome == miss {
 		return f.entry, sources[cache.Inflight], f.err
 	}
 	return f.entry, f.origin, f.err
 }
 
-func (fs *flights) join(ctx context.Context, req cache.Request, fly func(context.Context, cache.Request) (*entry, origin, error)) (flightKey, *flight, bool) {
+// join returns the flight for req, and if it is a new one, which the caller has to
+// make, the context to do so.
+func (fs *flights) join(ctx context.Context, req cache.Request) (key flightKey, f *flight, own context.Context) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	key := flightKey{req.Target.String(), cache.AllowFill}
+	key = flightKey{req.Target.String(), cache.AllowFill}
 	f, joined := fs.running[key]
 	if !joined && req.Mode != cache.AllowFill {
 		key.mode = req.Mode
 		f, joined = fs.running[key]
 	}
 	if !joined {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		var cancel context.CancelFunc
+		own, cancel = context.WithCancel(context.WithoutCancel(ctx))
 		f = &flight{cancel: cancel, done: make(chan struct{})}
 		if fs.running == nil {
 			fs.running = make(map[flightKey]*flight)
 		}
 		fs.running[key] = f
-		go func() {
-			defer cancel()
-			f.entry, f.origin, f.err = fly(ctx, req)
-			fs.remove(key, f)
-			close(f.done)
-		}()
 	}
 	f.waiting++
-	return key, f, joined
+	return key, f, own
 }
 
 // leave gives up waiting. What nobody waits for ends, and whoever asks next

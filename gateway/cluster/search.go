@@ -240,14 +240,14 @@ func (s *search) retry() bool {
 // well, which may only answer what it holds: a hedge never causes a fill. The
 // error is that of first.
 func (s *search) hedged(ctx context.Context, first, second candidate, mode cache.Mode) (reply, error) {
+	if second.id == "" {
+		return s.alone(ctx, first, mode)
+	}
 	race := s.race(2)
 	race.start(ctx, s.question, first, mode)
-	var late <-chan time.Time
-	if second.id != "" {
-		timer := time.NewTimer(hedgeDelay(first))
-		defer timer.Stop()
-		late = timer.C
-	}
+	timer := time.NewTimer(hedgeDelay(first))
+	defer timer.Stop()
+	late := timer.C
 	var failed error // of first
 	for {
 		select {
@@ -277,6 +277,17 @@ func (s *search) hedged(ctx context.Context, first, second candidate, mode cache
 			return reply{}, failed
 		}
 	}
+}
+
+// alone asks n, without a race and what that costs.
+func (s *search) alone(ctx context.Context, n candidate, mode cache.Mode) (reply, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	obj, err := s.call(ctx, s.question, n, mode)
+	if err != nil {
+		cancel()
+		return reply{}, err
+	}
+	return reply{obj, n, cancel}, nil
 }
 
 // mayHedge asks the budget.
