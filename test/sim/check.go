@@ -267,11 +267,29 @@ func (b *book) anyNode(f fetch) string {
 	for _, m := range b.w.nodes("") {
 		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
 			return e.close(f.by, m.id) && slices.Contains(e.ranks(m.region, f.target), m.id)
-		}) {
+		}) && !b.rumoured(m.id, f.start) {
 			return m.id
 		}
 	}
 	return ""
+}
+
+// rumoured tells whether anybody who had lost sight of a member has come back within
+// the last minute, and may have told others that it is dead. It is until the member
+// hears of that and contradicts.
+func (b *book) rumoured(id string, at time.Time) bool {
+	blind := make(map[string]bool)
+	for i, e := range b.during(at.Add(-settling), at) {
+		for other := range b.w.machines {
+			sees := e.close(other, id)
+			if sees && blind[other] {
+				return true
+			}
+			// Who was not there in the beginning may have been frozen.
+			blind[other] = !sees && (e.up(other) || i == 0 || blind[other])
+		}
+	}
+	return false
 }
 
 // holderFor returns a rank of the region on whose behalf f was made that held the
@@ -287,7 +305,7 @@ func (b *book) holderFor(f fetch) string {
 		if ok && since.Before(f.start.Add(-2*time.Second)) && b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
 			far := func(id string) bool { return !e.close(id, m.id) }
 			return slices.Contains(e.ranks(region, f.target), m.id) && !slices.ContainsFunc(seekers, far)
-		}) {
+		}) && !b.rumoured(m.id, f.start) {
 			return m.id
 		}
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -149,6 +150,29 @@ func TestCheckFindsFaults(t *testing.T) {
 			h.since(-820, func() { h.machines[other].frozen = false })
 			h.fetched(owner, aZip, -800, -799, nil)
 		}, ""},
+		"fetched what another has, whom a third may have slandered": {func(h *history) {
+			owner, other := h.replicas()
+			h.holds(other, -900)
+			third := slices.DeleteFunc(h.nodes(""), func(m *machine) bool { return m.id == owner || m.id == other })
+			h.since(-850, func() {
+				h.cuts = append(h.cuts, cut{from: third, to: []*machine{h.machines[other]}, both: true, kind: membertest.All})
+				h.redraw()
+			})
+			h.since(-820, func() { h.cuts = nil; h.redraw() })
+			h.fetched(owner, aZip, -800, -799, nil)
+		}, ""},
+		"fetched what another has while another region is cut off": {func(h *history) {
+			owner, other := h.replicas()
+			h.holds(other, -900)
+			h.since(-850, func() {
+				far := h.add("n9", "r2", "", ring.Node)
+				far.boots.Store(1)
+				far.running = &process{}
+				h.cuts = append(h.cuts, cut{from: []*machine{far}, to: h.nodes("r1"), both: true, kind: membertest.All})
+				h.redraw()
+			})
+			h.fetched(owner, aZip, -780, -779, nil)
+		}, "I4"},
 		"the gateway fetched by itself": {func(h *history) { h.fetched("g1", aZip, -800, -799, nil) }, "I4 by itself"},
 		"the gateway had nobody": {func(h *history) {
 			h.since(-900, func() {

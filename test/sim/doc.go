@@ -47,7 +47,9 @@
 //   - I4: nobody fetches an immutable object that a rank of the region has on whose
 //     behalf it is fetched, if that rank was there and within reach of all who may have
 //     looked for it, by streams and packets, for a minute. No gateway fetches by itself
-//     while it could reach any node for a minute.
+//     while it could reach a rank for a minute. What a member that comes out of a
+//     cut or wakes up tells of others is no news, but it is believed for a moment:
+//     the minute begins behind that too.
 //   - I5: a minute after healing all members see each other and place alike.
 //   - I6: no request makes more than two hops.
 //   - I9: a mutable answer that is not marked stale is at most a minute old, by its Age
