@@ -18,9 +18,11 @@ import (
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/peers"
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/admin"
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
@@ -28,6 +30,7 @@ import (
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/node/verify"
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
 // assembly is a process while it is being built, and what its parts share.
@@ -99,8 +102,9 @@ func (a *assembly) identify(log *slog.Logger) error {
 func (a *assembly) openNode(log *slog.Logger) error {
 	verifier := verify.New(0) // one for fills and inspections, which share its workers
 	inspector := node.NewInspector(verifier)
+	orphans := &antientropy.Orphans{}
 	disk, err := store.OpenDisk(store.DiskConfig{
-		Dir: a.dataDir, Limit: a.limit, Class: node.ClassOf(a.private), Inspect: inspector.Inspect, Logger: log,
+		Dir: a.dataDir, Limit: a.limit, Class: orphans.ClassOf(node.ClassOf(a.private)), Place: antientropy.Place, Inspect: inspector.Inspect, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -110,6 +114,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		return err
 	}
 	copied := a.keepCopies(disk)
+	compared := a.compareCopies(disk, copied, orphans)
 	writes := node.NewWriteBehind(copied.Store(), a.log)
 	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers})
 	a.tasks = append(a.tasks, others.Run)
@@ -124,7 +129,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	copied.Use(a.node)
 	node.RegisterDisk(a.reg, disk.Usage)
 	a.tasks = append(a.tasks, a.tellReadOnly(disk))
-	a.services(disk, copied)
+	a.services(disk, copied, compared)
 	return nil
 }
 
@@ -147,14 +152,37 @@ const hintsDir = "hints"
 func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 	k := copies.New(copies.Config{
 		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Store: disk, Documents: disk,
-		Dir: filepath.Join(a.dataDir, hintsDir), OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+		Dir: filepath.Join(a.dataDir, hintsDir), Declines: declines(disk), OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, k.Run)
 	return k
 }
 
+// compareCopies finds what has come to other nodes and not to this one, or the other
+// way round.
+func (a *assembly) compareCopies(disk *store.Disk, copied *copies.Keeper, orphans *antientropy.Orphans) *antientropy.Comparer {
+	c := antientropy.New(antientropy.Config{
+		Self: a.id, Region: a.options.region, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Store: disk, Pulls: copied,
+		Orphans: orphans, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, c.Run)
+	return c
+}
+
+// declines tells of announced objects that the disk does not want: any while it is
+// read-only, and what it has evicted though the other node had it at that time.
+func declines(disk *store.Disk) func(target.Target, *ringmodv1.Copy) bool {
+	return func(t target.Target, theirs *ringmodv1.Copy) bool {
+		if disk.ReadOnly() != nil {
+			return true
+		}
+		gone := disk.Evicted(t.String())
+		return !gone.IsZero() && theirs.GetStoredAge().AsDuration() > time.Since(gone)
+	}
+}
+
 // services builds the gRPC server with what a node offers.
-func (a *assembly) services(disk *store.Disk, copied *copies.Keeper) {
+func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer) {
 	streams := &admin.Streams{}
 	a.grpc = grpc.NewServer(slices.Concat(
 		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
@@ -163,7 +191,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper) {
 	node.Register(a.grpc, node.ServiceConfig{
 		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
 	})
-	copies.Register(a.grpc, copied)
+	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
 		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Logger: a.log,

@@ -20,7 +20,8 @@
 // Who is told of an object that it should hold and does not pulls it from the holder,
 // with cache.Peek, in the order of the announcements: 4 at a time, 50 MiB/s in all,
 // and later while many fills run. A failed pull is not tried again before the next
-// announcement. What was pulled is not announced.
+// announcement. What was pulled is not announced. Pulls that others ask for (Pull) share
+// these limits and come after all that was announced.
 //
 // # What it never does
 //
@@ -72,6 +73,11 @@ type Config struct {
 	Documents    store.Documents
 	Dir          string // for hints, made when missing; "" = they end with the process
 	Rate         int64  // of pulls, in bytes per second; 0 = DefaultRate
+	// Declines tells of an announced object that is missing and not to be pulled; nil =
+	// none. OnConflict is told of one of which other bytes are here; nil = nobody. Neither
+	// may block.
+	Declines   func(t target.Target, theirs *ringmodv1.Copy) bool
+	OnConflict func(t target.Target, holder string, theirs *ringmodv1.Copy)
 	// OnView is told of members that have another view than ours; Caller returns the
 	// id of the member that makes a call. See node.ServiceConfig; nil = not known.
 	OnView  func(id string, digest, seq uint64)
@@ -106,6 +112,12 @@ func New(cfg Config) *Keeper {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Declines == nil {
+		cfg.Declines = func(target.Target, *ringmodv1.Copy) bool { return false }
+	}
+	if cfg.OnConflict == nil {
+		cfg.OnConflict = func(target.Target, string, *ringmodv1.Copy) {}
+	}
 	if cfg.OnView == nil {
 		cfg.OnView = func(string, uint64, uint64) {}
 	}
@@ -118,7 +130,7 @@ func New(cfg Config) *Keeper {
 }
 
 // Use says which node's copies these are, which is made with Store and Documents.
-// It must be called before Run and Register.
+// It must be called before Run and Announce.
 func (k *Keeper) Use(n Node) { k.node = n }
 
 // Run announces and pulls until ctx is done, and keeps what is not delivered by then

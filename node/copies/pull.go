@@ -25,17 +25,19 @@ const (
 	yieldPause = 100 * time.Millisecond
 )
 
-// pull is an object that somebody has announced.
+// pull is an object that somebody has announced, or that Pull is to get.
 type pull struct {
 	target target.Target
 	digest [32]byte // as announced
 	holder string
+	done   chan error // of one; nil = nobody waits
 }
 
 // pulls are those that wait or run.
 type pulls struct {
 	pace  *pace
 	queue chan *pull
+	later chan *pull // of Pull
 
 	mu     sync.Mutex
 	known  map[string]*pull // by target
@@ -44,7 +46,7 @@ type pulls struct {
 
 func newPulls(rate int64) *pulls {
 	return &pulls{
-		pace: &pace{rate: rate}, queue: make(chan *pull, maxPulls), known: map[string]*pull{}, taking: map[string]bool{},
+		pace: &pace{rate: rate}, queue: make(chan *pull, maxPulls), later: make(chan *pull), known: map[string]*pull{}, taking: map[string]bool{},
 	}
 }
 
@@ -65,6 +67,18 @@ func (p *pulls) add(each *pull) {
 	}
 	p.known[name] = each
 	p.queue <- each // has room for all that are known
+}
+
+// begin makes an object of Pull known, false if it is already.
+func (p *pulls) begin(each *pull) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := each.target.String()
+	if p.known[name] != nil {
+		return false
+	}
+	p.known[name] = each
+	return true
 }
 
 func (p *pulls) has(name string) bool {
@@ -101,15 +115,44 @@ func (p *pulls) take(name string) (done func()) {
 func (k *Keeper) pullAll(ctx context.Context) {
 	for {
 		select {
+		case p := <-k.pulls.queue:
+			_ = k.pullOne(ctx, p)
+			continue
+		default:
+		}
+		select {
 		case <-ctx.Done():
 			return
 		case p := <-k.pulls.queue:
-			k.pullOne(ctx, p)
+			_ = k.pullOne(ctx, p)
+		case p := <-k.pulls.later:
+			var err error
+			if k.pulls.begin(p) {
+				err = k.pullOne(ctx, p)
+			}
+			p.done <- err
 		}
 	}
 }
 
-func (k *Keeper) pullOne(ctx context.Context, p *pull) {
+// Pull gets an object from a holder and stores it, when its turn has come. It returns
+// nil when the object is here, or comes because somebody has announced it.
+func (k *Keeper) Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) error {
+	p := &pull{t, sha256, holder, make(chan error, 1)}
+	select {
+	case k.pulls.later <- p:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-p.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (k *Keeper) pullOne(ctx context.Context, p *pull) error {
 	defer k.pulls.end(p)
 	k.yield(ctx)
 	result, err := k.pull(ctx, p)
@@ -117,6 +160,7 @@ func (k *Keeper) pullOne(ctx context.Context, p *pull) {
 	if err != nil && ctx.Err() == nil {
 		k.log.DebugContext(ctx, "a copy was not pulled", "key", p.target.String(), "peer", p.holder, "err", err)
 	}
+	return err
 }
 
 // yield lets fills go first.

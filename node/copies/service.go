@@ -10,7 +10,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -23,22 +22,8 @@ import (
 // waitPause is between looks at what a caller waits for.
 const waitPause = 50 * time.Millisecond
 
-// Register offers PeerService on server. Who may call is for the server's
-// interceptors to say.
-func Register(server grpc.ServiceRegistrar, k *Keeper) {
-	ringmodv1.RegisterPeerServiceServer(server, &service{keeper: k})
-}
-
-// service is PeerService. What it does not have stays unimplemented.
-type service struct {
-	ringmodv1.UnimplementedPeerServiceServer
-
-	keeper *Keeper
-}
-
-// Announce implements PeerService.
-func (s *service) Announce(ctx context.Context, req *ringmodv1.AnnounceRequest) (_ *ringmodv1.AnnounceResponse, err error) {
-	k := s.keeper
+// Announce is that of PeerService.
+func (k *Keeper) Announce(ctx context.Context, req *ringmodv1.AnnounceRequest) (_ *ringmodv1.AnnounceResponse, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			k.log.ErrorContext(ctx, "panic in a call", "method", "Announce", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -79,9 +64,12 @@ func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, holder string)
 	switch outcome := k.outcome(t, c, digest); {
 	case outcome == ringmodv1.Outcome_OUTCOME_CONFLICT:
 		k.log.ErrorContext(ctx, "two copies differ", "key", t.String(), "peer", holder, "theirs", fmt.Sprintf("%x", digest))
+		k.cfg.OnConflict(t, holder, c)
 		return outcome
+	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && k.cfg.Declines(t, c):
+		return ringmodv1.Outcome_OUTCOME_DECLINED
 	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && !k.isHere(ctx, t):
-		k.pulls.add(&pull{t, digest, holder})
+		k.pulls.add(&pull{target: t, digest: digest, holder: holder})
 		return outcome
 	default:
 		return outcome

@@ -117,7 +117,7 @@ func (w *world) start(id string, view *ring.View, change func(*node.Config)) {
 	m.Node = node.New(cfg)
 	if m.keeper != nil {
 		m.keeper.Use(m.Node)
-		copies.Register(m.server, m.keeper)
+		node.RegisterPeer(m.server, node.PeerParts{Announcer: m.keeper})
 		m.end = w.background(m.keeper.Run)
 	}
 	node.Register(m.server, node.ServiceConfig{Cache: m, Holder: m, Pool: pool})

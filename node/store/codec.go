@@ -12,6 +12,7 @@ import (
 // damaged value, key or page structure never passes for an entry.
 //
 //	object   = 2 size(uvarint) stored h1(string) verified(1 byte) sha256(32 bytes) crc32c(4 bytes each)
+//	key      = 1 digest(8 bytes, little endian) size(uvarint) stored
 //	document = 1 fetched etag(string) last_modified(string) source(string) body(rest)
 //	time     = seconds(varint) nanoseconds(uvarint)
 //	string   = length(uvarint) bytes
@@ -20,6 +21,7 @@ import (
 // verified is 0 or 1. Objects of version 1 have no such byte: nobody knows.
 const (
 	documentVersion = 1
+	keyVersion      = 1
 	objectVersion   = 2
 )
 

@@ -35,6 +35,9 @@ type DiskConfig struct {
 	// Class says what an object of a module version is worth when room is needed; nil:
 	// all are Public.
 	Class func(name string) Class
+	// Place tells where objects belong, for Sums and Keys; nil: nowhere. It must always
+	// say the same of a name.
+	Place Place
 	// Logger takes what an operator should know; nil means nobody.
 	Logger *slog.Logger
 }
@@ -43,8 +46,8 @@ type DiskConfig struct {
 //
 //	<dir>/objects/<name>  the objects, in the layout of the go command's download cache:
 //	                      GOPROXY=file://<dir>/objects works, lists included
-//	<dir>/index.db        entries of the objects, their number and bytes, when their versions
-//	                      were used, and the documents
+//	<dir>/index.db        entries of the objects, their number and bytes, their keys by
+//	                      partition, when their versions were used, and the documents
 //	<dir>/quarantine/     bad copies, at most 1 GiB, a 20th of the limit or 1000 files, the
 //	                      oldest go first
 //	<dir>/tmp/            objects being written, emptied at start
@@ -82,11 +85,13 @@ type Disk struct {
 	step       func(step string) error // tests stop a commit here, and count checks
 
 	class     func(name string) Class
+	place     Place
 	budget    *budget
 	uses      uses
 	health    health
 	unindexed atomic.Int64 // bytes of objects that a lost index does not know yet
 	evicted   [classes]evictedCount
+	gone      evictedNames
 
 	names keyLock // by name: held while its file and entry may disagree
 
@@ -103,7 +108,7 @@ type Disk struct {
 // written by a newer ringmod.
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d := &Disk{
-		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger, class: cfg.Class,
+		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
 		verified: newVerified(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		step: func(string) error { return nil },
@@ -181,7 +186,7 @@ func (d *Disk) open() error {
 		return err
 	}
 	var err error
-	d.index, err = openIndex(filepath.Join(d.dir, "index.db"), d.logger, func() { ask(d.rebuild) })
+	d.index, err = openIndex(filepath.Join(d.dir, "index.db"), d.place, d.logger, func() { ask(d.rebuild) })
 	if err != nil {
 		return err
 	}

@@ -304,6 +304,9 @@ func (d *Disk) count(gone []*version) (bytes int64) {
 		c.objects.Add(int64(len(v.objects)))
 		c.bytes.Add(v.bytes)
 		bytes += v.bytes
+		for _, e := range v.objects {
+			d.gone.add(e.Name)
+		}
 	}
 	return bytes
 }

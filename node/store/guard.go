@@ -71,7 +71,11 @@ func (t *tree) checkPath(key []byte) error {
 // checkAll returns an error when a walk over the bucket does not end: when a
 // branch page is the child of more than its parent. It reads the branch pages, about
 // one page in a hundred.
-func (t *tree) checkAll() error {
+func (t *tree) checkAll() error { return t.check(nil, nil) }
+
+// check is checkAll for a walk that begins at key from and ends behind key to; nil is
+// either end.
+func (t *tree) check(from, to []byte) error {
 	if t.root == 0 {
 		return nil
 	}
@@ -88,7 +92,8 @@ func (t *tree) checkAll() error {
 				break // the leaves of a tree are all at one level
 			}
 			branches[id] = true
-			for i := range p.count() {
+			first, last := p.span(from, to)
+			for i := first; i <= last; i++ {
 				if children[p.child(i)] || depth == maxDepth {
 					return &brokenError{errTree}
 				}
@@ -156,6 +161,19 @@ func (p branchPage) key(i int) []byte {
 		return nil
 	}
 	return e[from:to]
+}
+
+// span returns the children that a walk between two keys comes by; it may look at the
+// one behind the last.
+func (p branchPage) span(from, to []byte) (first, last int) {
+	last = p.count() - 1
+	if from != nil {
+		first = p.search(from)
+	}
+	if to != nil {
+		last = min(last, p.search(to)+1)
+	}
+	return first, last
 }
 
 // search returns the child that bbolt looks for key in.

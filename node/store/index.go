@@ -22,6 +22,7 @@ const (
 	bucketObjects   = "objects"
 	bucketDocuments = "documents"
 	bucketUses      = "uses"
+	bucketKeys      = "keys"
 	bucketState     = "state"
 	keyComplete     = "complete"
 )
@@ -34,6 +35,7 @@ const (
 // all writes that wait while the last transaction is synced as the next one.
 type index struct {
 	path     string
+	place    Place
 	logger   *slog.Logger
 	replaced func() // called with mu held after the file has been replaced; must not block
 
@@ -48,14 +50,16 @@ type index struct {
 
 // indexFile is one bbolt file in use.
 type indexFile struct {
-	bolt  *bolt.DB
-	file  *os.File // bolt's own
-	tally tally    // of bucketObjects
+	bolt   *bolt.DB
+	file   *os.File // bolt's own
+	tally  tally    // of bucketObjects
+	shares shares
 }
 
 type indexWrite struct {
 	bucket, name string
 	value        []byte // sealed; nil deletes
+	again        bool   // what is there is written again, so that its key is
 }
 
 // indexBatch is what goes into one transaction.
@@ -68,13 +72,13 @@ type indexBatch struct {
 const maxBatch = 512
 
 // openIndex opens or makes the index at path. A broken one is no error.
-func openIndex(path string, logger *slog.Logger, replaced func()) (*index, error) {
+func openIndex(path string, place Place, logger *slog.Logger, replaced func()) (*index, error) {
 	ix := &index{
-		path: path, logger: logger, replaced: replaced,
+		path: path, place: place, logger: logger, replaced: replaced,
 		writes: make(chan *indexBatch), stop: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	var err error
-	if ix.file, err = openIndexFile(path); isBroken(err) {
+	if ix.file, err = openIndexFile(path, place); isBroken(err) {
 		err = ix.replaceLocked(err)
 	}
 	if err != nil {
@@ -183,7 +187,7 @@ func (ix *index) current() (*indexFile, error) {
 	defer ix.mu.Unlock()
 	if ix.file == nil && !ix.closed {
 		var err error
-		if ix.file, err = openIndexFile(ix.path); isBroken(err) {
+		if ix.file, err = openIndexFile(ix.path, ix.place); isBroken(err) {
 			err = ix.replaceLocked(err)
 		}
 		if err != nil {
@@ -221,7 +225,7 @@ func (ix *index) replaceLocked(cause error) error {
 		return fmt.Errorf("setting the broken index aside: %w", err)
 	}
 	var err error
-	ix.file, err = openIndexFile(ix.path)
+	ix.file, err = openIndexFile(ix.path, ix.place)
 	return err
 }
 
@@ -259,6 +263,8 @@ func (ix *index) gather(batch *indexBatch) {
 func (f *indexFile) apply(batch []*indexWrite) error {
 	last := make(map[string]*indexWrite, len(batch))
 	var counted func()
+	f.shares.mu.Lock()
+	defer f.shares.mu.Unlock()
 	err := f.bolt.Update(func(tx *bolt.Tx) error {
 		for _, w := range batch {
 			if _, err := f.bucket(tx, w.bucket, w.name); err != nil {
@@ -267,8 +273,10 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 		}
 		var c change
 		for _, w := range batch {
-			last[w.bucket+"\x00"+w.name] = w
-			if err := w.apply(tx.Bucket([]byte(w.bucket)), &c); err != nil {
+			if !w.again {
+				last[w.bucket+"\x00"+w.name] = w
+			}
+			if err := w.apply(f, tx, &c); err != nil {
 				return err
 			}
 		}
@@ -294,14 +302,27 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 	})
 }
 
-func (w *indexWrite) apply(b *bolt.Bucket, c *change) error {
+func (w *indexWrite) apply(f *indexFile, tx *bolt.Tx, c *change) error {
+	b, value := tx.Bucket([]byte(w.bucket)), w.value
 	if w.bucket == bucketObjects {
-		c.note(b.Get([]byte(w.name)), w.value)
+		old := b.Get([]byte(w.name))
+		if w.again {
+			value = old
+		}
+		c.note(old, value)
+		m, err := f.shares.note(f, tx, w.name, old, value)
+		if err != nil {
+			return err
+		}
+		c.moves = append(c.moves, m)
 	}
-	if w.value == nil {
+	if w.again {
+		return nil
+	}
+	if value == nil {
 		return b.Delete([]byte(w.name))
 	}
-	return b.Put([]byte(w.name), w.value)
+	return b.Put([]byte(w.name), value)
 }
 
 // bucket returns a bucket in which name can be searched.
@@ -320,8 +341,8 @@ func (f *indexFile) tree(b *bolt.Bucket) *tree {
 // lockWait is how long another process that closes the index is waited for.
 const lockWait = time.Second
 
-func openIndexFile(path string) (*indexFile, error) {
-	f := &indexFile{}
+func openIndexFile(path string, place Place) (*indexFile, error) {
+	f := &indexFile{shares: shares{place: place}}
 	options := &bolt.Options{
 		Timeout: lockWait, FreelistType: bolt.FreelistMapType, NoStatistics: true,
 		OpenFile: func(path string, flag int, mode os.FileMode) (_ *os.File, err error) {
@@ -350,7 +371,7 @@ func openIndexFile(path string) (*indexFile, error) {
 // prepare makes what is missing, and checks that walks over the buckets end.
 func (f *indexFile) prepare() error {
 	missing, counted := false, false
-	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketState}
+	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketKeys, bucketState}
 	err := f.bolt.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			b := tx.Bucket([]byte(name))

@@ -7,10 +7,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Mem keeps everything in memory, without bound, for tests and simulations.
 type Mem struct {
+	Place Place // as DiskConfig.Place; not to be changed once Mem is in use
+
 	mu        sync.RWMutex
 	objects   map[string]memObject
 	documents map[string]Document
@@ -80,6 +83,49 @@ func (m *Mem) Walk(ctx context.Context, prefix string, visit func(Entry) bool) e
 	}
 	return ctx.Err()
 }
+
+// Sums is as that of Disk.
+func (m *Mem) Sums(ctx context.Context) ([]Sum, error) {
+	var s shares
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for name, o := range m.objects {
+		if p, fixed := m.placeOf(name); p >= 0 {
+			_, sum := weigh(o.entry, fixed)
+			*s.sum(p) = s.sum(p).plus(sum)
+		}
+	}
+	return s.sums, ctx.Err()
+}
+
+func (m *Mem) placeOf(name string) (partition int, fixed bool) {
+	if m.Place == nil {
+		return -1, false
+	}
+	return m.Place(name)
+}
+
+// Keys is as that of Disk. Being opened is no use.
+func (m *Mem) Keys(ctx context.Context, partition int, after Key, most int) ([]Key, error) {
+	var keys []Key
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for name, o := range m.objects {
+		if p, fixed := m.placeOf(name); p == partition {
+			if key, _ := weigh(o.entry, fixed); key.compare(after) > 0 {
+				keys = append(keys, key)
+			}
+		}
+	}
+	slices.SortFunc(keys, Key.compare)
+	return keys[:min(most, len(keys))], ctx.Err()
+}
+
+// HasRoom is as that of Disk: memory has no limit.
+func (m *Mem) HasRoom() bool { return true }
+
+// Evicted is as that of Disk: nothing is evicted.
+func (m *Mem) Evicted(string) time.Time { return time.Time{} }
 
 // Document implements Documents.
 func (m *Mem) Document(name string) (Document, error) {

@@ -262,6 +262,7 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	if err := d.index.put(bucketObjects, p.name, r.encode()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
+	d.gone.forget(p.name)
 	p.giveBack() // the entry counts from now on
 	if err := d.step("indexed"); err != nil {
 		return err

@@ -11,6 +11,7 @@ func TestMem(t *testing.T) {
 	t.Parallel()
 	storetest.Test(t, func(*testing.T) (store.Store, store.Documents) {
 		m := store.NewMem()
+		m.Place = storetest.Place
 		return m, m
 	})
 }
@@ -19,7 +20,7 @@ func TestDisk(t *testing.T) {
 	t.Parallel()
 	storetest.Test(t, func(t *testing.T) (store.Store, store.Documents) {
 		t.Helper()
-		d, err := store.OpenDisk(store.DiskConfig{Dir: t.TempDir()})
+		d, err := store.OpenDisk(store.DiskConfig{Dir: t.TempDir(), Place: storetest.Place})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -97,7 +97,10 @@ func (t *tally) load(tx *bolt.Tx) (found bool) {
 }
 
 // change is what writes do to a tally.
-type change struct{ objects, bytes int64 }
+type change struct {
+	objects, bytes int64
+	moves          []move
+}
 
 // note counts a write that replaces old; nil is none, on either side.
 func (c *change) note(old, value []byte) {
@@ -121,6 +124,7 @@ func (f *indexFile) count(tx *bolt.Tx, c change) (then func(), err error) {
 	return func() {
 		f.tally.objects.Store(objects)
 		f.tally.bytes.Store(bytes)
+		f.shares.apply(c.moves)
 	}, b.Put([]byte(keyTally), seal(bucketState, keyTally, payload))
 }
 

@@ -155,7 +155,7 @@ func (p *process) assembleNode() ([]task, error) {
 		Cache: p.node, Holder: p.node, Pool: p.pool, View: p.stamp, OnView: p.sync.Observe, Caller: p.w.caller, Logger: p.log,
 	})
 	p.copies.Use(p.node)
-	copies.Register(p.grpc, p.copies)
+	node.RegisterPeer(p.grpc, node.PeerParts{Announcer: p.copies})
 	member.Register(p.grpc, p.member)
 	p.health = health.NewServer()
 	healthpb.RegisterHealthServer(p.grpc, p.health)

@@ -37,6 +37,8 @@ func Test(t *testing.T, open func(t *testing.T) (store.Store, store.Documents)) 
 		{"remove", testRemove},
 		{"stat", testStat},
 		{"usage", testUsage},
+		{"shares", testShares},
+		{"pages of keys", testKeyPages},
 		{"walk", testWalk},
 		{"walk stops", testWalkStops},
 		{"cancelled", testCancelled},
