@@ -32,6 +32,10 @@ type DiskConfig struct {
 	Inspect func(name string, f *os.File) (Proof, error)
 	// Limit is how much the folder may take; none where it is zero.
 	Limit Limit
+	// Purged tells which objects and documents must not be here; nil: there are none.
+	// They are absent, whatever is on the disk, and are not stored (ErrPurged). It is
+	// asked very often, also with locks held, and must not use the Disk.
+	Purged func(name string) bool
 	// Class says what an object of a module version is worth when room is needed; nil:
 	// all are Public.
 	Class func(name string) Class
@@ -74,6 +78,7 @@ type DiskConfig struct {
 type Disk struct {
 	dir        string
 	inspect    func(name string, f *os.File) (Proof, error)
+	purged     func(name string) bool
 	logger     *slog.Logger
 	lock       *os.File
 	index      *index
@@ -108,7 +113,7 @@ type Disk struct {
 // written by a newer ringmod.
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d := &Disk{
-		dir: cfg.Dir, inspect: cfg.Inspect, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
+		dir: cfg.Dir, inspect: cfg.Inspect, purged: cfg.Purged, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
 		verified: newVerified(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		step: func(string) error { return nil },
@@ -117,6 +122,9 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d.uses.flush = func() { ask(d.flush) }
 	if d.class == nil {
 		d.class = func(string) Class { return Public }
+	}
+	if d.purged == nil {
+		d.purged = func(string) bool { return false }
 	}
 	if d.logger == nil {
 		d.logger = slog.New(slog.DiscardHandler)
@@ -236,7 +244,7 @@ func (d *Disk) checkFormat() error {
 	path := filepath.Join(d.dir, "format")
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return writeFormat(path)
+		return ReplaceFile(path, fmt.Appendln(nil, format))
 	}
 	if err != nil {
 		return err
@@ -252,16 +260,21 @@ func (d *Disk) checkFormat() error {
 	}
 }
 
-func writeFormat(path string) error {
+// ReplaceFile makes data the content of the file at path, durably: after a crash it has
+// this content or the one before.
+func ReplaceFile(path string, data []byte) error {
 	f, err := os.Create(path + ".new")
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(f, format)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return syncDir(filepath.Dir(path))
 }
 
 // sweep removes what an earlier process was writing.

@@ -14,6 +14,9 @@ func (d *Disk) Document(name string) (Document, error) {
 	if _, err := d.path("open", name); err != nil {
 		return Document{}, err
 	}
+	if d.purged(name) {
+		return Document{}, notExist(name)
+	}
 	var doc Document
 	err := d.index.get(bucketDocuments, name, func(payload []byte) (err error) {
 		doc, err = decodeDocument(payload)
@@ -40,6 +43,9 @@ func (d *Disk) PutDocument(name string, doc Document) error {
 		return err
 	}
 	defer release()
+	if d.purged(name) {
+		return fmt.Errorf("storing %s: %w", name, ErrPurged)
+	}
 	if err := d.index.put(bucketDocuments, name, encodeDocument(doc)); err != nil {
 		return fmt.Errorf("storing %s: %w", name, d.trouble(err))
 	}
@@ -47,6 +53,9 @@ func (d *Disk) PutDocument(name string, doc Document) error {
 		if err := d.derive(path, doc.Body); err != nil {
 			d.logger.Warn("list file not written", "key", name, "err", err)
 		}
+	}
+	if d.purged(name) { // meanwhile
+		return fmt.Errorf("storing %s: %w", name, d.refuse(name, path))
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (d *Disk) Open(ctx context.Context, name string) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if derived(name) {
+	if derived(name) || d.purged(name) {
 		return nil, notExist(name)
 	}
 	o, err := d.openGood(ctx, name, path)
@@ -72,6 +72,9 @@ func (d *Disk) openChecked(name, path string) *Object {
 // openUnchecked reads the file and compares it with its entry, or adopts it. The
 // caller holds the name.
 func (d *Disk) openUnchecked(ctx context.Context, name, path string) (*Object, error) {
+	if d.purged(name) { // found by a walk
+		return nil, errors.Join(notExist(name), d.refuse(name, path))
+	}
 	f, err := os.Open(path)
 	if absent(err) {
 		return nil, d.dropEntry(name)

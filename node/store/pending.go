@@ -37,6 +37,9 @@ func (d *Disk) Create(name string) (Pending, error) {
 	if derived(name) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
 	}
+	if d.purged(name) {
+		return nil, fmt.Errorf("creating %s: %w", name, ErrPurged)
+	}
 	if err := d.ReadOnly(); err != nil {
 		return nil, fmt.Errorf("creating %s: %w", name, err)
 	}
@@ -258,6 +261,9 @@ func (p *diskPending) commit(f *os.File, r *record) error {
 // publish puts entry and file in place. The caller holds the name.
 func (p *diskPending) publish(f *os.File, r *record) error {
 	d := p.disk
+	if d.purged(p.name) {
+		return ErrPurged
+	}
 	old, _ := d.record(p.name)
 	if err := d.index.put(bucketObjects, p.name, r.encode()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
@@ -273,6 +279,9 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	}
 	if err := d.step("renamed"); err != nil {
 		return err
+	}
+	if d.purged(p.name) { // since then: whoever removes it may have looked before it was here
+		return d.refuse(p.name, p.path)
 	}
 	if err := syncDir(filepath.Dir(p.path)); err != nil {
 		return err

@@ -12,7 +12,7 @@ func (d *Disk) Stat(name string) (Entry, error) {
 		return Entry{}, err
 	}
 	info, err := os.Stat(path)
-	if absent(err) || (err == nil && !info.Mode().IsRegular()) {
+	if d.purged(name) || absent(err) || (err == nil && !info.Mode().IsRegular()) {
 		return Entry{}, notExist(name)
 	}
 	if err != nil {
