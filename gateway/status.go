@@ -47,7 +47,7 @@ func judge(t target.Target, err error) verdict {
 	switch e.Reason {
 	case cache.NotFound:
 		return verdict{http.StatusNotFound, absentCaching, "not found: " + who + ": " + what, 0}
-	case cache.Gone:
+	case cache.Gone, cache.Purged:
 		return verdict{http.StatusGone, absentCaching, "not found: " + who + ": " + what, 0}
 	case cache.NotCached:
 		return verdict{http.StatusNotFound, "", "not found: " + who + ": " + what, 0}

@@ -42,6 +42,7 @@ var steps = [...]struct{ cached, filled, changing step }{
 	cache.Broken:    {fill, elsewhere, elsewhere},
 	cache.Slow:      {fill, elsewhere, elsewhere},
 	cache.Mismatch:  {fill, elsewhere, give},
+	cache.Purged:    {give, give, give},
 }
 
 // stepAfter looks err up. What is not in the table is trouble with the node or

@@ -11,8 +11,8 @@ import (
 type Reason uint8
 
 // The reasons. NotFound and Gone are upstream's own word, every configured
-// source having said so; nothing else may ever be answered with 404 or 410 to
-// somebody who may fill.
+// source having said so; nothing else but an operator's Purged may ever be
+// answered with 404 or 410 to somebody who may fill.
 const (
 	Internal  Reason = iota // our own fault; the zero value, so that nothing is excused by omission
 	NotFound                // every source says 404
@@ -24,11 +24,12 @@ const (
 	Broken                  // a source cannot be reached or answers nonsense
 	Slow                    // a source did not answer in time
 	Mismatch                // the bytes are not what the checksum database says
+	Purged                  // an operator has removed it: final, nobody else is asked
 )
 
 var reasonNames = [...]string{
 	Internal: "internal", NotFound: "not_found", Gone: "gone", NotCached: "not_cached", Malformed: "malformed",
-	Denied: "denied", Busy: "busy", Broken: "upstream_broken", Slow: "upstream_slow", Mismatch: "checksum_mismatch",
+	Denied: "denied", Busy: "busy", Broken: "upstream_broken", Slow: "upstream_slow", Mismatch: "checksum_mismatch", Purged: "purged",
 }
 
 // String returns the word for r in logs and metrics.
@@ -40,7 +41,7 @@ func (r Reason) String() string {
 }
 
 // Absent reports whether r says that there is no such object.
-func (r Reason) Absent() bool { return r == NotFound || r == Gone || r == NotCached }
+func (r Reason) Absent() bool { return r == NotFound || r == Gone || r == NotCached || r == Purged }
 
 // Error is a failure to answer a Request.
 type Error struct {

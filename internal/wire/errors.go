@@ -34,6 +34,7 @@ var reasons = [...]struct {
 	{cache.Broken, ringmodv1.Reason_REASON_UPSTREAM_BROKEN, codes.Unavailable},
 	{cache.Slow, ringmodv1.Reason_REASON_UPSTREAM_SLOW, codes.DeadlineExceeded},
 	{cache.Mismatch, ringmodv1.Reason_REASON_CHECKSUM_MISMATCH, codes.FailedPrecondition},
+	{cache.Purged, ringmodv1.Reason_REASON_PURGED, codes.NotFound},
 }
 
 // What a PeerError may wrap, beside a status of gRPC.

@@ -646,14 +646,15 @@ func (x *View) GetViewSeq() uint64 {
 // Tombstone keeps a purged object away. It outranks every copy.
 type Tombstone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Escaped target, or the beginning of targets when prefix is set:
-	// "<path>/@v/<version>." names the files of a version. Required.
+	// Escaped target, or the beginning of targets when prefix is set, at most 2048
+	// bytes. A version takes one for each of its files: what begins with
+	// "<path>/@v/v1.0.0-rc." may be another version. Required.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The name stands for all targets that begin with it.
 	Prefix bool `protobuf:"varint,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	// Lamport number of the purge: for one name the highest wins. Never 0.
 	Epoch uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// Time since the purge. Tombstones are kept for 30 days.
+	// Time since the purge. Tombstones are kept for 30 days, lifted ones too.
 	Age *durationpb.Duration `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
 	// An operator took the purge back: the objects may be stored again.
 	Lifted bool `protobuf:"varint,5,opt,name=lifted,proto3" json:"lifted,omitempty"`
@@ -892,7 +893,8 @@ type WatchViewResponse struct {
 	// message before. A hint on whom not to call, without effect on placement.
 	Down []string `protobuf:"bytes,2,rep,name=down,proto3" json:"down,omitempty"`
 	// Purges that the caller has not been told of: it drops what they name from
-	// its memory.
+	// its memory and answers as nodes do. At most 1024; more come with the next
+	// messages.
 	Tombstones    []*Tombstone `protobuf:"bytes,3,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

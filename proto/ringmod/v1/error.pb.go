@@ -28,6 +28,7 @@ const (
 // A status of gRPC carries the reason in an ErrorDetail:
 //
 //	NOT_FOUND, GONE, NOT_CACHED     NotFound
+//	PURGED                          NotFound
 //	MALFORMED                       InvalidArgument
 //	DENIED                          PermissionDenied
 //	BUSY                            ResourceExhausted
@@ -65,6 +66,8 @@ const (
 	Reason_REASON_UPSTREAM_SLOW Reason = 9
 	// The bytes are not what the checksum database says.
 	Reason_REASON_CHECKSUM_MISMATCH Reason = 10
+	// An operator has purged it. Final: nobody else is asked.
+	Reason_REASON_PURGED Reason = 11
 )
 
 // Enum value maps for Reason.
@@ -81,6 +84,7 @@ var (
 		8:  "REASON_UPSTREAM_BROKEN",
 		9:  "REASON_UPSTREAM_SLOW",
 		10: "REASON_CHECKSUM_MISMATCH",
+		11: "REASON_PURGED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":       0,
@@ -94,6 +98,7 @@ var (
 		"REASON_UPSTREAM_BROKEN":   8,
 		"REASON_UPSTREAM_SLOW":     9,
 		"REASON_CHECKSUM_MISMATCH": 10,
+		"REASON_PURGED":            11,
 	}
 )
 
@@ -242,7 +247,7 @@ const file_ringmod_v1_error_proto_rawDesc = "" +
 	"\x0fupstream_status\x18\x05 \x01(\rR\x0eupstreamStatus\x12\x1f\n" +
 	"\vview_digest\x18\x06 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
-	"\bview_seq\x18\a \x01(\x04R\aviewSeq*\x81\x02\n" +
+	"\bview_seq\x18\a \x01(\x04R\aviewSeq*\x94\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10\x01\x12\x14\n" +
@@ -255,7 +260,8 @@ const file_ringmod_v1_error_proto_rawDesc = "" +
 	"\x16REASON_UPSTREAM_BROKEN\x10\b\x12\x18\n" +
 	"\x14REASON_UPSTREAM_SLOW\x10\t\x12\x1c\n" +
 	"\x18REASON_CHECKSUM_MISMATCH\x10\n" +
-	"B7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
+	"\x12\x11\n" +
+	"\rREASON_PURGED\x10\vB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
 
 var (
 	file_ringmod_v1_error_proto_rawDescOnce sync.Once

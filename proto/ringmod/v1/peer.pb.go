@@ -9,6 +9,7 @@ package ringmodv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -663,11 +664,16 @@ func (x *Key) GetCopy() *Copy {
 	return nil
 }
 
-// TombstonesRequest asks for purges.
+// TombstonesRequest tells of purges and asks for others.
 type TombstonesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only purges with a higher epoch. 0: all.
-	SinceEpoch    uint64 `protobuf:"varint,1,opt,name=since_epoch,json=sinceEpoch,proto3" json:"since_epoch,omitempty"`
+	SinceEpoch uint64 `protobuf:"varint,1,opt,name=since_epoch,json=sinceEpoch,proto3" json:"since_epoch,omitempty"`
+	// Sum of the hashes of the purges that the caller knows of. If those of the
+	// receiver have the same sum, none is answered.
+	Digest uint64 `protobuf:"fixed64,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Purges that the receiver is to apply, at most 1024.
+	Tombstones    []*Tombstone `protobuf:"bytes,3,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -709,11 +715,30 @@ func (x *TombstonesRequest) GetSinceEpoch() uint64 {
 	return 0
 }
 
+func (x *TombstonesRequest) GetDigest() uint64 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
+func (x *TombstonesRequest) GetTombstones() []*Tombstone {
+	if x != nil {
+		return x.Tombstones
+	}
+	return nil
+}
+
 // TombstonesResponse is one page of purges.
 type TombstonesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The purges, sorted by epoch, at most 1024.
-	Tombstones    []*Tombstone `protobuf:"bytes,1,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	Tombstones []*Tombstone `protobuf:"bytes,1,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	// Time since the latest purge that the sender knew of and has forgotten, as it
+	// was made 30 days ago: who was away for longer than this may hold what nobody
+	// can tell it to remove. In the first message, which always comes. Absent: there
+	// was none.
+	ForgottenAge  *durationpb.Duration `protobuf:"bytes,2,opt,name=forgotten_age,json=forgottenAge,proto3" json:"forgotten_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -755,12 +780,19 @@ func (x *TombstonesResponse) GetTombstones() []*Tombstone {
 	return nil
 }
 
+func (x *TombstonesResponse) GetForgottenAge() *durationpb.Duration {
+	if x != nil {
+		return x.ForgottenAge
+	}
+	return nil
+}
+
 var File_ringmod_v1_peer_proto protoreflect.FileDescriptor
 
 const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15ringmod/v1/peer.proto\x12\n" +
-	"ringmod.v1\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\"\xa3\x01\n" +
+	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\"\xa3\x01\n" +
 	"\x0fAnnounceRequest\x12(\n" +
 	"\x06copies\x18\x01 \x03(\v2\x10.ringmod.v1.CopyR\x06copies\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x12\n" +
@@ -806,14 +838,19 @@ const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x1f\n" +
 	"\vunused_days\x18\x04 \x01(\rR\n" +
 	"unusedDays\x12$\n" +
-	"\x04copy\x18\x05 \x01(\v2\x10.ringmod.v1.CopyR\x04copy\"4\n" +
+	"\x04copy\x18\x05 \x01(\v2\x10.ringmod.v1.CopyR\x04copy\"\x83\x01\n" +
 	"\x11TombstonesRequest\x12\x1f\n" +
 	"\vsince_epoch\x18\x01 \x01(\x04R\n" +
-	"sinceEpoch\"K\n" +
+	"sinceEpoch\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\x06R\x06digest\x125\n" +
+	"\n" +
+	"tombstones\x18\x03 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
+	"tombstones\"\x8b\x01\n" +
 	"\x12TombstonesResponse\x125\n" +
 	"\n" +
 	"tombstones\x18\x01 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
-	"tombstones*t\n" +
+	"tombstones\x12>\n" +
+	"\rforgotten_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\fforgottenAge*t\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_HELD\x10\x01\x12\x12\n" +
@@ -842,19 +879,20 @@ func file_ringmod_v1_peer_proto_rawDescGZIP() []byte {
 var file_ringmod_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_ringmod_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ringmod_v1_peer_proto_goTypes = []any{
-	(Outcome)(0),               // 0: ringmod.v1.Outcome
-	(*AnnounceRequest)(nil),    // 1: ringmod.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),   // 2: ringmod.v1.AnnounceResponse
-	(*PartitionDigest)(nil),    // 3: ringmod.v1.PartitionDigest
-	(*DigestsRequest)(nil),     // 4: ringmod.v1.DigestsRequest
-	(*DigestsResponse)(nil),    // 5: ringmod.v1.DigestsResponse
-	(*KeysRequest)(nil),        // 6: ringmod.v1.KeysRequest
-	(*KeysResponse)(nil),       // 7: ringmod.v1.KeysResponse
-	(*Key)(nil),                // 8: ringmod.v1.Key
-	(*TombstonesRequest)(nil),  // 9: ringmod.v1.TombstonesRequest
-	(*TombstonesResponse)(nil), // 10: ringmod.v1.TombstonesResponse
-	(*Copy)(nil),               // 11: ringmod.v1.Copy
-	(*Tombstone)(nil),          // 12: ringmod.v1.Tombstone
+	(Outcome)(0),                // 0: ringmod.v1.Outcome
+	(*AnnounceRequest)(nil),     // 1: ringmod.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),    // 2: ringmod.v1.AnnounceResponse
+	(*PartitionDigest)(nil),     // 3: ringmod.v1.PartitionDigest
+	(*DigestsRequest)(nil),      // 4: ringmod.v1.DigestsRequest
+	(*DigestsResponse)(nil),     // 5: ringmod.v1.DigestsResponse
+	(*KeysRequest)(nil),         // 6: ringmod.v1.KeysRequest
+	(*KeysResponse)(nil),        // 7: ringmod.v1.KeysResponse
+	(*Key)(nil),                 // 8: ringmod.v1.Key
+	(*TombstonesRequest)(nil),   // 9: ringmod.v1.TombstonesRequest
+	(*TombstonesResponse)(nil),  // 10: ringmod.v1.TombstonesResponse
+	(*Copy)(nil),                // 11: ringmod.v1.Copy
+	(*Tombstone)(nil),           // 12: ringmod.v1.Tombstone
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
 }
 var file_ringmod_v1_peer_proto_depIdxs = []int32{
 	11, // 0: ringmod.v1.AnnounceRequest.copies:type_name -> ringmod.v1.Copy
@@ -863,20 +901,22 @@ var file_ringmod_v1_peer_proto_depIdxs = []int32{
 	3,  // 3: ringmod.v1.DigestsResponse.digests:type_name -> ringmod.v1.PartitionDigest
 	8,  // 4: ringmod.v1.KeysResponse.keys:type_name -> ringmod.v1.Key
 	11, // 5: ringmod.v1.Key.copy:type_name -> ringmod.v1.Copy
-	12, // 6: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	1,  // 7: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
-	4,  // 8: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
-	6,  // 9: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
-	9,  // 10: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
-	2,  // 11: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
-	5,  // 12: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
-	7,  // 13: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
-	10, // 14: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	12, // 6: ringmod.v1.TombstonesRequest.tombstones:type_name -> ringmod.v1.Tombstone
+	12, // 7: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	13, // 8: ringmod.v1.TombstonesResponse.forgotten_age:type_name -> google.protobuf.Duration
+	1,  // 9: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
+	4,  // 10: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
+	6,  // 11: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
+	9,  // 12: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
+	2,  // 13: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
+	5,  // 14: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
+	7,  // 15: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
+	10, // 16: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
+	13, // [13:17] is the sub-list for method output_type
+	9,  // [9:13] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_peer_proto_init() }

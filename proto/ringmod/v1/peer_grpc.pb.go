@@ -41,8 +41,10 @@ type PeerServiceClient interface {
 	// Keys lists what a node holds of one partition, in pages of at most 1024
 	// keys, sorted by hash.
 	Keys(ctx context.Context, in *KeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[KeysResponse], error)
-	// Tombstones streams the purges that a node knows of, oldest epoch first. A
-	// node that was away applies them before it serves.
+	// Tombstones tells a node of purges, and streams those that it knows of,
+	// oldest epoch first. A node that was away applies them before it serves. An
+	// answer that ends with OK says that the purges of the request are durable
+	// there, and that what they name is gone.
 	Tombstones(ctx context.Context, in *TombstonesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TombstonesResponse], error)
 }
 
@@ -128,8 +130,10 @@ type PeerServiceServer interface {
 	// Keys lists what a node holds of one partition, in pages of at most 1024
 	// keys, sorted by hash.
 	Keys(*KeysRequest, grpc.ServerStreamingServer[KeysResponse]) error
-	// Tombstones streams the purges that a node knows of, oldest epoch first. A
-	// node that was away applies them before it serves.
+	// Tombstones tells a node of purges, and streams those that it knows of,
+	// oldest epoch first. A node that was away applies them before it serves. An
+	// answer that ends with OK says that the purges of the request are durable
+	// there, and that what they name is gone.
 	Tombstones(*TombstonesRequest, grpc.ServerStreamingServer[TombstonesResponse]) error
 	mustEmbedUnimplementedPeerServiceServer()
 }
