@@ -55,6 +55,7 @@ type DiskConfig struct {
 //	<dir>/quarantine/     bad copies, at most 1 GiB, a 20th of the limit or 1000 files, the
 //	                      oldest go first
 //	<dir>/tmp/            objects being written, emptied at start
+//	<dir>/hot/            the HotArea, emptied at start
 //	<dir>/format          number of this layout
 //	<dir>/lock            locked by the process that uses the directory
 //
@@ -86,6 +87,7 @@ type Disk struct {
 	verified   *verified
 	buffers    buffers
 	quarantine quarantine
+	hot        *HotArea
 	temps      atomic.Uint64           // number of temporary files made
 	step       func(step string) error // tests stop a commit here, and count checks
 
@@ -118,6 +120,7 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		step: func(string) error { return nil },
 	}
+	d.hot = newHotArea(d)
 	d.budget = newBudget(cfg.Limit, d.held, func() (space, error) { return spaceOf(d.dir) }, func() { ask(d.crowded) })
 	d.uses.flush = func() { ask(d.flush) }
 	if d.class == nil {
@@ -183,7 +186,7 @@ func (d *Disk) open() error {
 			return err
 		}
 	}
-	if err := d.sweep(); err != nil {
+	if err := errors.Join(d.sweep(), d.hot.open()); err != nil {
 		return err
 	}
 	d.quarantine.most = maxQuarantineBytes

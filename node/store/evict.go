@@ -121,6 +121,10 @@ func (d *Disk) evict(ctx context.Context) {
 		if need == 0 {
 			return
 		}
+		if need -= d.hot.shed(need); need <= 0 {
+			d.budget.evicted(true)
+			continue
+		}
 		bytes, err := d.evictSome(ctx, need)
 		if ctx.Err() != nil {
 			return

@@ -242,6 +242,7 @@ func (d *Disk) Remove(name string) error {
 		return err
 	}
 	defer release()
+	d.hot.Remove(name)
 	d.verified.forget(name)
 	err = os.Remove(path)
 	if err == nil {

@@ -17,7 +17,8 @@ type Usage struct {
 	Taken       int64 // bytes that count against Limit, with the index and what is reserved
 	Reserved    int64 // bytes for objects that are being written
 	Evicted     [classes]Eviction
-	ReadOnly    bool // nothing new is taken
+	ReadOnly    bool  // nothing new is taken
+	Hot         int64 // of Taken, copies of what others own, while many ask for them
 }
 
 // Eviction counts what was evicted of a class.
@@ -36,6 +37,7 @@ func (d *Disk) Usage() Usage {
 		u.Limit = max(1, d.budget.capacity()) // 0 would look like no limit
 	}
 	u.Taken, u.Reserved = d.budget.taken()
+	_, u.Hot = d.hot.Usage()
 	for class := range u.Evicted {
 		u.Evicted[class] = Eviction{d.evicted[class].objects.Load(), d.evicted[class].bytes.Load()}
 	}
@@ -44,7 +46,8 @@ func (d *Disk) Usage() Usage {
 
 // held returns what the disk has to count against its limit.
 func (d *Disk) held() int64 {
-	held := d.quarantine.bytes.Load() + d.unindexed.Load()
+	_, hot := d.hot.Usage()
+	held := d.quarantine.bytes.Load() + d.unindexed.Load() + hot
 	if f, err := d.index.current(); err == nil {
 		held += f.tally.bytes.Load() + overhead*f.tally.objects.Load()
 		if info, err := f.file.Stat(); err == nil {
