@@ -24,11 +24,13 @@ import (
 // whenever nothing else was sent for a heartbeat, so that a slow upstream never
 // looks like a dead node.
 type sender struct {
-	stream grpc.ServerStreamingServer[ringmodv1.GetResponse]
-	pool   *wire.Pool
-	gone   <-chan struct{} // closed when the caller has left
-	view   func() (digest, seq uint64)
-	turn   chan struct{} // held by who sends; also guards what follows
+	stream  grpc.ServerStreamingServer[ringmodv1.GetResponse]
+	pool    *wire.Pool
+	gone    <-chan struct{} // closed when the caller has left
+	view    func() (digest, seq uint64)
+	metrics *Metrics
+	fanout  uint32        // over how many ranks callers may spread the object
+	turn    chan struct{} // held by who sends; also guards what follows
 
 	beat    *time.Timer // nil once it is stopped
 	phase   ringmodv1.FillPhase
@@ -95,6 +97,8 @@ func (s *sender) header(h *ringmodv1.Header, receiving bool) error {
 			s.phase, s.total = ringmodv1.FillPhase_FILL_PHASE_RECEIVING, h.Size
 		}
 		h.ViewDigest, h.ViewSeq = s.view()
+		h.Fanout = s.fanout
+		s.metrics.sent(len(h.GetInline()))
 		return s.stream.Send(&ringmodv1.GetResponse{Part: &ringmodv1.GetResponse_Header{Header: h}})
 	})
 }
@@ -103,6 +107,7 @@ func (s *sender) header(h *ringmodv1.Header, receiving bool) error {
 func (s *sender) chunk(offset int64, buf *[]byte) error {
 	return s.do(func() error {
 		s.fetched = uint64(offset) + uint64(len(*buf))
+		s.metrics.sent(len(*buf))
 		return wire.SendChunk(s.stream, s.pool, uint64(offset), buf)
 	})
 }

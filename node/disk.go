@@ -36,6 +36,7 @@ var (
 	diskBytes    = prometheus.NewDesc("ringmod_disk_bytes", "Bytes that count against the limit: objects, index, and what is reserved.", nil, nil)
 	diskReserved = prometheus.NewDesc("ringmod_disk_reserved_bytes", "Bytes reserved for objects that are being written.", nil, nil)
 	diskLimit    = prometheus.NewDesc("ringmod_disk_limit_bytes", "Bytes that may be taken, which is less when others fill the file system; 0 is any.", nil, nil)
+	diskHot      = prometheus.NewDesc("ringmod_disk_hot_bytes", "Of the bytes that count, copies of what other nodes own and many ask for.", nil, nil)
 	diskReadOnly = prometheus.NewDesc("ringmod_disk_read_only", "1 while the disk is full or failing, so that nothing new is stored.", nil, nil)
 	diskEvicted  = prometheus.NewDesc("ringmod_disk_evicted_objects_total", "Objects evicted for want of room, by class (orphaned, public, private, lasting).", []string{"class"}, nil)
 	diskFreed    = prometheus.NewDesc("ringmod_disk_evicted_bytes_total", "Bytes of the objects evicted for want of room, by class.", []string{"class"}, nil)
@@ -43,7 +44,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (diskMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{diskObjects, diskBytes, diskReserved, diskLimit, diskReadOnly, diskEvicted, diskFreed} {
+	for _, d := range []*prometheus.Desc{diskObjects, diskBytes, diskReserved, diskLimit, diskHot, diskReadOnly, diskEvicted, diskFreed} {
 		ch <- d
 	}
 }
@@ -56,7 +57,7 @@ func (m diskMetrics) Collect(ch chan<- prometheus.Metric) {
 		readOnly = 1
 	}
 	for d, value := range map[*prometheus.Desc]int64{
-		diskObjects: u.Objects, diskBytes: u.Taken, diskReserved: u.Reserved, diskLimit: u.Limit, diskReadOnly: readOnly,
+		diskObjects: u.Objects, diskBytes: u.Taken, diskReserved: u.Reserved, diskLimit: u.Limit, diskHot: u.Hot, diskReadOnly: readOnly,
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value))
 	}

@@ -17,6 +17,7 @@ type Metrics struct {
 	fills    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	upstream *prometheus.CounterVec
+	bytes    prometheus.Counter
 
 	supplies   *prometheus.CounterVec
 	forwards   *prometheus.CounterVec
@@ -40,6 +41,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		upstream: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringmod_upstream_requests_total", Help: "Requests sent to upstreams by host and status (0: no answer).",
 		}, []string{"host", "status"}),
+		bytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "ringmod_node_sent_bytes_total", Help: "Bytes of objects sent to other members.",
+		}),
 		supplies: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringmod_fill_supplies_total", Help: "Objects that were filled by kind and origin (peer: a copy in the region, home: a coordinator, upstream).",
 		}, []string{"kind", "origin"}),
@@ -53,7 +57,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "ringmod_fill_duplicates_total", Help: "Fills that found their object stored when they were done.",
 		}),
 	}
-	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream, m.supplies, m.forwards, m.takeovers, m.duplicates)
+	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream, m.bytes, m.supplies, m.forwards, m.takeovers, m.duplicates)
 	return m
 }
 
@@ -68,6 +72,12 @@ func (m *Metrics) UpstreamRequest(host string, status int, _ time.Duration) {
 func (m *Metrics) answered(kind target.Kind, source cache.Source) {
 	if m != nil {
 		m.answers.WithLabelValues(kind.String(), source.String()).Inc()
+	}
+}
+
+func (m *Metrics) sent(n int) {
+	if m != nil {
+		m.bytes.Add(float64(n))
 	}
 }
 

@@ -92,6 +92,13 @@ type Upstream interface {
 	Offline() bool
 }
 
+// Area is where objects are put, and found: a store.Store, or *store.HotArea for
+// copies of what other nodes own.
+type Area interface {
+	Open(ctx context.Context, name string) (*store.Object, error)
+	Create(name string) (store.Pending, error)
+}
+
 // Limits of a node (cluster.md 4.12 and 4.18).
 const (
 	DefaultFills = 64               // fills that run at once
@@ -109,6 +116,7 @@ type Config struct {
 	// Databases are the checksum databases by preference: the first verifies
 	// what is filled. None: nothing is verified but form and length.
 	Databases []*sumdb.DB
+	Hot       Area         // for what others own and many ask for; nil = there is none
 	Writes    *WriteBehind // shared with the databases; nil = one of its own
 	Verifier  *verify.Verifier
 	Private   string       // GOPRIVATE patterns
@@ -266,6 +274,9 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		return n.smallObject(t, small{data, proof}, cache.Disk), nil
 	}
 	obj, err := n.cfg.Store.Open(ctx, t.String())
+	if errors.Is(err, fs.ErrNotExist) && n.cfg.Hot != nil {
+		obj, err = n.cfg.Hot.Open(ctx, t.String())
+	}
 	if errors.Is(err, fs.ErrNotExist) || err != nil && ctx.Err() != nil {
 		return nil, err
 	}

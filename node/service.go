@@ -29,11 +29,23 @@ type Holder interface {
 	Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding, error)
 }
 
+// Heat finds out what is asked for more than the replicas should bear; *hot.Keys does.
+type Heat interface {
+	// Sent notes that size bytes of t go to somebody. It returns over how many ranks
+	// callers may spread t for a minute; 0: over its replicas.
+	Sent(t target.Target, size int64) int
+	// Lacks says that somebody who spreads t over that many ranks was told that it is
+	// not here. It does not block.
+	Lacks(t target.Target, ranks int)
+}
+
 // ServiceConfig says what CacheService answers from.
 type ServiceConfig struct {
-	Cache  Cache
-	Holder Holder     // nil = Stat is not offered
-	Pool   *wire.Pool // the server's, see wire.ServerOptions; nil = one of its own
+	Cache   Cache
+	Holder  Holder     // nil = Stat is not offered
+	Heat    Heat       // nil = nothing is spread
+	Metrics *Metrics   // nil = not measured
+	Pool    *wire.Pool // the server's, see wire.ServerOptions; nil = one of its own
 	// View returns digest and sequence number of this member's view, which go with
 	// every answer; nil = it has none.
 	View func() (digest, seq uint64)
@@ -82,13 +94,25 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	}
 	s.compare(ctx, req.GetViewDigest(), req.GetViewSeq())
 	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
+	out.metrics = s.cfg.Metrics
 	defer out.stop()
 	obj, err := s.cfg.Cache.Get(ctx, parsed)
 	if err != nil {
+		s.lacks(parsed, req, err)
 		return err
 	}
 	defer obj.Body.Close()
+	if s.cfg.Heat != nil && parsed.Mode != cache.Peek {
+		out.fanout = uint32(s.cfg.Heat.Sent(parsed.Target, obj.Size-int64(req.GetOffset())))
+	}
 	return answer(out, req, obj)
+}
+
+// lacks notes that a spare rank was asked for what is hot elsewhere.
+func (s *service) lacks(parsed cache.Request, req *ringmodv1.GetRequest, err error) {
+	if s.cfg.Heat != nil && req.GetFanout() > 0 && parsed.Mode == cache.OnlyIfCached && cache.ReasonOf(err) == cache.NotCached {
+		s.cfg.Heat.Lacks(parsed.Target, int(req.GetFanout()))
+	}
 }
 
 // Stat implements CacheService.

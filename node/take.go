@@ -22,7 +22,7 @@ func (n *Node) Take(ctx context.Context, t target.Target, obj *cache.Object) (er
 	s := &supply{origin: fromPeer, source: cache.Peer, size: obj.Size, body: obj.Body, object: obj}
 	switch {
 	case t.Kind == target.Zip:
-		return n.takeZip(ctx, t, s)
+		return n.takeZip(ctx, t, s, n.cfg.Store)
 	case t.Kind.Immutable():
 		return n.takeSmall(ctx, t, s)
 	case t.Kind.Sumdb():
@@ -32,18 +32,39 @@ func (n *Node) Take(ctx context.Context, t target.Target, obj *cache.Object) (er
 	}
 }
 
+// TakeHot is Take for the hot area, where files of module versions may be that other
+// nodes own.
+func (n *Node) TakeHot(ctx context.Context, t target.Target, obj *cache.Object) (err error) {
+	defer n.survive(ctx, t, &err)
+	defer obj.Body.Close()
+	s := &supply{origin: fromPeer, source: cache.Peer, size: obj.Size, body: obj.Body, object: obj}
+	switch t.Kind {
+	case target.Zip:
+		return n.takeZip(ctx, t, s, n.cfg.Hot)
+	case target.Info, target.Mod:
+		o, err := n.smallOf(ctx, t, s)
+		if err != nil {
+			return err
+		}
+		return put(n.cfg.Hot, t.String(), o)
+	default:
+		return fmt.Errorf("%s is not kept there", t.Kind)
+	}
+}
+
 // takeZip is a fill that nobody follows.
-func (n *Node) takeZip(ctx context.Context, t target.Target, s *supply) error {
+func (n *Node) takeZip(ctx context.Context, t target.Target, s *supply, to Area) error {
 	f := &flight{flightKey: flightKey{name: t.String()}, changed: make(chan struct{}), size: -1}
-	z := &zipFill{node: n, target: t, flight: f, size: -1, stored: true}
+	z := &zipFill{node: n, target: t, flight: f, store: to, size: -1, stored: true}
 	defer z.drop()
 	if err := z.take(ctx, s); err != nil {
 		return err
 	}
-	if !n.arrived(ctx, t) { // the log has why
+	stored, err := to.Open(ctx, t.String())
+	if err != nil { // the log has why
 		return fmt.Errorf("storing %s: %w", t, errDisk)
 	}
-	return nil
+	return stored.File.Close()
 }
 
 // takeSmall stores what is read whole.
@@ -52,7 +73,7 @@ func (n *Node) takeSmall(ctx context.Context, t target.Target, s *supply) error 
 	if err != nil || n.isDuplicate(ctx, t) {
 		return err
 	}
-	return n.writes.write(write{ctx, t.String(), o.Proof, o.data})
+	return put(n.cfg.Store, t.String(), o)
 }
 
 // smallIn reads and verifies it. What belongs to a checksum database was proven

@@ -153,7 +153,7 @@ func (w *WriteBehind) Wait() {
 
 func (w *WriteBehind) commit(o write) {
 	defer w.room.Release(o.weight())
-	err := w.write(o)
+	err := put(w.store, o.name, small{o.data, o.proof})
 	if err != nil {
 		notStored(o.ctx, w.log, o.name, err)
 	}
@@ -162,8 +162,12 @@ func (w *WriteBehind) commit(o write) {
 	delete(w.pending, o.name)
 }
 
-func (w *WriteBehind) write(o write) error {
-	p, err := w.store.Create(o.name)
+// put stores o.
+func put(to interface {
+	Create(name string) (store.Pending, error)
+}, name string, o small,
+) error {
+	p, err := to.Create(name)
 	if err != nil {
 		return err
 	}
@@ -174,6 +178,6 @@ func (w *WriteBehind) write(o write) error {
 	if _, err := p.Write(o.data); err != nil {
 		return err
 	}
-	_, err = p.Commit(o.proof)
+	_, err = p.Commit(o.Proof)
 	return err
 }

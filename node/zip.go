@@ -27,6 +27,7 @@ type zipFill struct {
 	node   *Node
 	target target.Target
 	flight *flight
+	store  Area // where it goes
 	stored bool
 
 	pending  store.Pending    // nil before there is a supply
@@ -40,7 +41,7 @@ type zipFill struct {
 // bytes.
 func (n *Node) fillZip(ctx context.Context, t target.Target, f *flight) error {
 	n.writes.Stir()
-	z := &zipFill{node: n, target: t, flight: f, size: -1}
+	z := &zipFill{node: n, target: t, flight: f, store: n.cfg.Store, size: -1}
 	defer z.drop()
 	return n.supplied(ctx, t, f, func(s *supply) error { return z.take(ctx, s) })
 }
@@ -103,7 +104,7 @@ func (z *zipFill) begin(ctx context.Context, keep, size int64) error {
 // create makes such a file, on the disk or, when that takes none, in memory.
 func (z *zipFill) create(ctx context.Context, keep, size int64) (store.Pending, store.File, error) {
 	if _, inMemory := z.pending.(*spool); !inMemory {
-		pending, err := z.node.cfg.Store.Create(z.target.String())
+		pending, err := z.store.Create(z.target.String())
 		if err == nil {
 			err = pending.Reserve(max(0, size))
 		}

@@ -24,6 +24,7 @@ import (
 	"github.com/ringmod/ringmod/node/admin"
 	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/copies"
+	"github.com/ringmod/ringmod/node/hot"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/store"
@@ -124,13 +125,23 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	inspector.Use(a.dbs, a.private)
 	a.node = node.New(node.Config{
 		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
-		Private: a.private, Metrics: a.metrics, Logger: a.log,
+		Hot: disk.Hot(), Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
 	node.RegisterDisk(a.reg, disk.Usage)
 	a.tasks = append(a.tasks, a.tellReadOnly(disk))
 	a.services(disk, copied, compared)
 	return nil
+}
+
+// watchHot finds out what is asked for more than a few nodes should bear.
+func (a *assembly) watchHot() *hot.Keys {
+	k := hot.New(hot.Config{
+		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Metrics: a.reg, Logger: a.log,
+	})
+	k.Use(a.node)
+	a.tasks = append(a.tasks, k.Run)
+	return k
 }
 
 // tellReadOnly lets the other members know whether the disk takes anything new.
@@ -189,7 +200,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	)...)
 	a.health = health.NewServer()
 	node.Register(a.grpc, node.ServiceConfig{
-		Cache: a.node, Holder: a.node, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
+		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
 	})
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
 	member.Register(a.grpc, a.own)

@@ -14,6 +14,7 @@ import (
 // candidate is a node that may be asked for one partition.
 type candidate struct {
 	id      string
+	rank    int  // of its region, from 0
 	far     bool // in another region
 	local   bool // in our zone
 	replica bool // should hold a copy; else a spare rank
@@ -31,9 +32,13 @@ func (n candidate) score() float64 {
 	return float64(n.stats.InFlight+1) * float64(max(n.stats.Latency, minLatency))
 }
 
-// class is lower for who is to be read from first, whatever the score.
-func (n candidate) class() int {
+// class is lower for who is to be read from first, whatever the score. The first
+// spread ranks of what is hot are all alike.
+func (n candidate) class(spread int) int {
 	class := 0
+	if n.rank < spread {
+		return class
+	}
 	if !n.replica {
 		class += 2
 	}
@@ -84,16 +89,16 @@ func (g group) without(ids []string) group {
 
 // readers are the candidates in the order in which to read from them: replicas
 // before spare ranks, then our own zone, then the better one of two drawn at
-// random, so that not all gateways choose the same. draw(n) is a random number
-// below n.
-func (g group) readers(draw func(n int) int) []candidate {
+// random, so that not all gateways choose the same. What is hot is read from the
+// first spread ranks alike. draw(n) is a random number below n.
+func (g group) readers(spread int, draw func(n int) int) []candidate {
 	order := slices.Clone(g.ranks)
 	for i := len(order) - 1; i > 0; i-- {
 		j := draw(i + 1)
 		order[i], order[j] = order[j], order[i]
 	}
-	slices.SortStableFunc(order, func(a, b candidate) int { return cmp.Compare(a.class(), b.class()) })
-	if len(order) > 1 && order[0].class() == order[1].class() && order[1].score() < order[0].score() {
+	slices.SortStableFunc(order, func(a, b candidate) int { return cmp.Compare(a.class(spread), b.class(spread)) })
+	if len(order) > 1 && order[0].class(spread) == order[1].class(spread) && order[1].score() < order[0].score() {
 		order[0], order[1] = order[1], order[0]
 	}
 	return order
@@ -116,7 +121,7 @@ func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
 			m := v.Member(i)
 			known := slices.ContainsFunc(g.ranks, func(n candidate) bool { return n.id == m.ID })
 			if !known && (m.State == ring.Active || !active) {
-				g.ranks = append(g.ranks, a.candidate(m, from+rank < t.ReplicaCount(region)))
+				g.ranks = append(g.ranks, a.candidate(m, from+rank, t.ReplicaCount(region)))
 			}
 		}
 	}
@@ -135,10 +140,10 @@ func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
 	return g
 }
 
-func (a atlas) candidate(m ring.Member, replica bool) candidate {
+func (a atlas) candidate(m ring.Member, rank, replicas int) candidate {
 	near := m.Region == a.region
 	return candidate{
-		id: m.ID, far: !near, local: near && m.Zone == a.zone, replica: replica,
+		id: m.ID, rank: rank, far: !near, local: near && m.Zone == a.zone, replica: rank < replicas,
 		usable: a.peers.Usable(m.ID), full: m.ReadOnly, stats: a.peers.Stats(m.ID),
 	}
 }

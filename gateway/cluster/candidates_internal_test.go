@@ -220,7 +220,7 @@ func TestReaders(t *testing.T) {
 		first := map[string]bool{}
 		for seed := range 200 {
 			state := seed
-			order := g.readers(func(n int) int { state = state*1103515245 + 12345; return (state >> 8 & 0xffff) % n })
+			order := g.readers(0, func(n int) int { state = state*1103515245 + 12345; return (state >> 8 & 0xffff) % n })
 			if len(order) != len(test.ranks) {
 				t.Fatalf("%s: %d of %d", test.name, len(order), len(test.ranks))
 			}

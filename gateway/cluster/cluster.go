@@ -20,6 +20,10 @@
 //     asked, if there is one and the module is public, else the answer is
 //     cache.Busy.
 //
+// What a node calls hot is read, for the next minute, from as many ranks as it says,
+// replicas and spare ones alike, whatever their zones: the better one of two drawn at
+// random. A spare rank that has not got it gets it meanwhile, and a replica is asked.
+//
 // A read that takes longer than its node usually does is hedged: another replica
 // may answer what it holds. Nothing here ever gives two nodes leave to fill at the
 // same time. Hedges and retries of what is busy have a budget (see budget).
@@ -137,6 +141,7 @@ type Cluster struct {
 	atlas   atlas
 	budget  *budget
 	outage  outage
+	fanouts fanouts
 	spools  *spools
 	repairs *repairs
 	permits chan struct{} // of last resorts

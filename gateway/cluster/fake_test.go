@@ -16,6 +16,7 @@ import (
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -89,6 +90,7 @@ type fakeNode struct {
 	broken  error
 	steps   time.Duration // between two pieces of a body
 	unsized bool          // what it fills has no size yet
+	fanout  uint32        // over how many ranks it says to spread what it holds
 }
 
 // fakeNodes is a cluster that keeps its callers to the rules: it answers what
@@ -105,6 +107,7 @@ type fakeNodes struct {
 	filling  map[string]int // calls with leave to fill that run, by target
 	most     int            // of them that may at a time
 	open     int            // bodies that are not closed
+	spreads  map[string]int // what nodes were told of the spread of what they were asked for, the last time
 	fetched  int            // times that upstream was asked
 }
 
@@ -123,7 +126,7 @@ func newNodes(t testing.TB, names ...string) *fakeNodes {
 
 func newNodesOf(t testing.TB, members ...ring.Member) *fakeNodes {
 	t.Helper()
-	f := &fakeNodes{t: t, nodes: map[string]*fakeNode{}, upstream: map[string][]byte{}, filling: map[string]int{}, most: 1}
+	f := &fakeNodes{t: t, nodes: map[string]*fakeNode{}, upstream: map[string][]byte{}, filling: map[string]int{}, most: 1, spreads: map[string]int{}}
 	f.v = viewOf(t, members...)
 	for _, m := range members {
 		f.nodes[m.ID] = &fakeNode{member: m, holds: map[string][]byte{}}
@@ -224,6 +227,7 @@ func (f *fakeNodes) Get(ctx context.Context, id string, req cache.Request, o wir
 	if o.Narrow {
 		f.narrow++
 	}
+	f.spreads[id] = o.Fanout
 	if req.Mode == cache.AllowFill {
 		if f.filling[name]++; f.filling[name] > f.most {
 			f.t.Errorf("%s: %d calls have leave to fill at a time", name, f.filling[name])
@@ -287,6 +291,9 @@ func (f *fakeNodes) answer(ctx context.Context, id string, n *fakeNode, req cach
 		f.fetched++
 		f.nodes[id].holds[name] = data
 		obj.Source = cache.Upstream
+	}
+	if o.OnHeader != nil {
+		o.OnHeader(&ringmodv1.Header{Fanout: n.fanout})
 	}
 	filling := obj.Source == cache.Upstream && req.Target.Kind == target.Zip && !req.Whole && o.Resume == nil
 	obj.Size = int64(len(data))

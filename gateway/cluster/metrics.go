@@ -13,6 +13,7 @@ type metrics struct {
 	resumes   *prometheus.CounterVec
 	failovers *prometheus.CounterVec
 	repairs   *prometheus.CounterVec
+	spreads   *prometheus.CounterVec
 	denied    prometheus.Counter
 }
 
@@ -27,6 +28,7 @@ func newMetrics(to prometheus.Registerer, ss *spools) *metrics {
 		resumes:   counters("resumes_total", "Streams that broke, by result: ok when another node went on, failed.", "result"),
 		failovers: counters("failovers_total", "Requests that a node could not serve and another was asked, by reason.", "reason"),
 		repairs:   counters("repairs_total", "Copies that a replica lacked by what it said when it was told (wanted, held, declined, conflict), failed, or dropped.", "result"),
+		spreads:   counters("spread_total", "Requests for hot objects that went to spare ranks by result: ok, missing when a replica was asked then, failed.", "result"),
 		denied: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ringmod_cluster_retries_denied_total", Help: "Requests that were not tried elsewhere after a node was busy, for want of budget.",
 		}),
@@ -41,7 +43,7 @@ func newMetrics(to prometheus.Registerer, ss *spools) *metrics {
 			return value()
 		})
 	}
-	to.MustRegister(m.requests, m.hedges, m.resumes, m.failovers, m.repairs, m.denied,
+	to.MustRegister(m.requests, m.hedges, m.resumes, m.failovers, m.repairs, m.spreads, m.denied,
 		gauge("spool_bytes", "Bytes reserved for zips on their way to clients.", func() float64 { return float64(ss.used) }),
 		gauge("spools", "Files of zips on their way to clients.", func() float64 { return float64(ss.files) }))
 	return m
@@ -58,6 +60,18 @@ func (m *metrics) request(obj *cache.Object, err error) {
 func (m *metrics) failover(err error) { m.failovers.WithLabelValues(why(err)).Inc() }
 
 func (m *metrics) repaired(result string) { m.repairs.WithLabelValues(result).Inc() }
+
+// spread counts how a spare rank did.
+func (m *metrics) spread(err error) {
+	result := "ok"
+	switch {
+	case err != nil && cache.ReasonOf(err) == cache.NotCached:
+		result = "missing"
+	case err != nil:
+		result = "failed"
+	}
+	m.spreads.WithLabelValues(result).Inc()
+}
 
 func (m *metrics) hedge(result string) { m.hedges.WithLabelValues(result).Inc() }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
+	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
 // reply is an object as a node has answered it.
@@ -85,12 +86,21 @@ func (c *Cluster) call(ctx context.Context, q question, n candidate, mode cache.
 	defer c.guard(ctx, &err)
 	req := q.req
 	req.Mode = mode
-	return c.cfg.Peers.Get(ctx, n.id, req, wire.Options{
+	o := wire.Options{
 		Pool: c.cfg.Pool, Resume: q.resume, First: firstLimit(n, mode),
 		// Who asks for a zip hashes what is in it (go.sum).
-		CRCOnly: q.req.Target.Kind == target.Zip,
-		Narrow:  q.slow,
-	})
+		CRCOnly:  q.req.Target.Kind == target.Zip,
+		Narrow:   q.slow,
+		OnHeader: func(h *ringmodv1.Header) { c.fanouts.note(req.Target, h.GetFanout()) },
+	}
+	if !n.replica && n.rank < q.spread {
+		o.Fanout = q.spread
+	}
+	obj, err = c.cfg.Peers.Get(ctx, n.id, req, o)
+	if o.Fanout > 0 {
+		c.metrics.spread(err)
+	}
+	return obj, err
 }
 
 // guard is deferred around what others have written: a panic in there ends what

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type question struct {
 	fill   bool         // ask the coordinators at once
 	copies bool         // ask nobody but those who may hold one
 	slow   bool         // the body may be read slowly
+	spread int          // over how many ranks it may be read, as it is hot; 0 = the replicas
 	avoid  string       // a node that has just failed is asked when nobody else is left
 }
 
@@ -76,6 +78,7 @@ func (c *Cluster) find(ctx context.Context, q question) (reply, error) {
 	if q.avoid == "" && c.outage.lasts() {
 		patience = 0
 	}
+	q.spread = c.fanouts.get(q.req.Target)
 	s := &search{Cluster: c, question: q, immutable: q.req.Target.Kind.Immutable()}
 	if q.avoid != "" {
 		s.bad = []string{q.avoid}
@@ -174,6 +177,10 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 		switch then := stepAfter(err, mode, s.immutable); then {
 		case fill:
 			s.heard = append(s.heard, first.id)
+			if s.spread > first.rank && !first.replica { // it gets a copy now; the replicas have one
+				s.spread = 0
+				continue
+			}
 			said, filling = err, mayFill
 		case next, retry:
 			s.leave(ctx, first, err, then)
@@ -195,7 +202,7 @@ func (s *search) choose(g group, filling bool) (first, second candidate, mode ca
 	coordinator := g.coordinator()
 	order := g.without(s.heard).ranks
 	if s.immutable { // else the coordinator knows best
-		order = g.without(s.heard).readers(rand.IntN)
+		order = g.without(s.heard).readers(s.spread, rand.IntN)
 	}
 	if filling {
 		return coordinator, candidate{}, cache.AllowFill
@@ -207,8 +214,8 @@ func (s *search) choose(g group, filling bool) (first, second candidate, mode ca
 	if s.req.Mode == cache.AllowFill && first.id == coordinator.id {
 		mode = cache.AllowFill
 	}
-	if len(order) > 1 && s.immutable && order[1].replica {
-		second = order[1]
+	if i := slices.IndexFunc(order[1:], func(n candidate) bool { return n.replica }); i >= 0 && s.immutable {
+		second = order[1+i]
 	}
 	return first, second, mode
 }

@@ -42,6 +42,9 @@ type Options struct {
 	// Silence is how long the node may send nothing before it counts as dead; 0 =
 	// the protocol's limit.
 	Silence time.Duration
+	// Fanout tells a spare rank over how many ranks the caller spreads the object; 0 =
+	// it is asked for another reason.
+	Fanout int
 	// First is the same for the first message, connecting included; 0 = Silence.
 	First time.Duration
 	// OnHeader sees the header before Get returns: view, fanout; nil = nobody.
@@ -92,6 +95,7 @@ func request(req cache.Request, o Options) *ringmodv1.GetRequest {
 	}
 	r.Target, r.Whole, r.Mode = req.Target.String(), req.Whole, modeOf(req.Mode)
 	r.Hops = uint32(min(max(MaxHops-req.Hops, 0), MaxHops)) // the wire counts those that are left
+	r.Fanout = uint32(max(o.Fanout, 0))
 	switch {
 	case o.MaxInline < 0 || (o.Resume != nil && o.Resume.hash == nil): // no CRC goes with inline bytes
 		r.MaxInline = 0

@@ -248,7 +248,11 @@ type GetRequest struct {
 	// Region of the caller, for metrics and cost. Empty: no region.
 	CallerRegion string `protobuf:"bytes,11,opt,name=caller_region,json=callerRegion,proto3" json:"caller_region,omitempty"`
 	// How old a mutable answer may be. Absent: the receiver's own limits.
-	Freshness     *Freshness `protobuf:"bytes,12,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	Freshness *Freshness `protobuf:"bytes,12,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Number of ranks that the caller spreads this object over, because a header of
+	// less than a minute ago said so, and that the receiver is one of without being a
+	// replica: it may get a copy from one. 0: the receiver is asked for any other reason.
+	Fanout        uint32 `protobuf:"varint,13,opt,name=fanout,proto3" json:"fanout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +369,13 @@ func (x *GetRequest) GetFreshness() *Freshness {
 		return x.Freshness
 	}
 	return nil
+}
+
+func (x *GetRequest) GetFanout() uint32 {
+	if x != nil {
+		return x.Fanout
+	}
+	return 0
 }
 
 // Freshness bounds the age of a mutable answer: list, latest, queries, the tree
@@ -1361,7 +1372,7 @@ var File_ringmod_v1_cache_proto protoreflect.FileDescriptor
 const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\n" +
 	"\x16ringmod/v1/cache.proto\x12\n" +
-	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/error.proto\"\x81\x03\n" +
+	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/error.proto\"\x99\x03\n" +
 	"\n" +
 	"GetRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12$\n" +
@@ -1380,7 +1391,8 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"request_id\x18\n" +
 	" \x01(\tR\trequestId\x12#\n" +
 	"\rcaller_region\x18\v \x01(\tR\fcallerRegion\x123\n" +
-	"\tfreshness\x18\f \x01(\v2\x15.ringmod.v1.FreshnessR\tfreshness\"`\n" +
+	"\tfreshness\x18\f \x01(\v2\x15.ringmod.v1.FreshnessR\tfreshness\x12\x16\n" +
+	"\x06fanout\x18\r \x01(\rR\x06fanout\"`\n" +
 	"\tFreshness\x122\n" +
 	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12\x1f\n" +
 	"\vallow_stale\x18\x02 \x01(\bR\n" +
