@@ -125,9 +125,16 @@ func (n *Node) arrived(ctx context.Context, t target.Target) bool {
 // two cost the time of one. Its result is asked for again by check.
 func (n *Node) lookAhead(ctx context.Context, t target.Target) {
 	if db := n.database(t); db != nil {
-		n.running.Go(func() { _, _ = db.Lookup(ctx, t.Module()) })
+		ahead := func(look func() error) {
+			n.running.Go(func() {
+				var err error
+				defer n.survive(ctx, t, &err)
+				err = look()
+			})
+		}
+		ahead(func() error { _, err := db.Lookup(ctx, t.Module()); return err })
 		// Clients may know a newer head than the records carry, and ask for its tiles first.
-		n.running.Go(func() { _, _ = db.Latest(ctx) })
+		ahead(func() error { _, err := db.Latest(ctx); return err })
 	}
 }
 

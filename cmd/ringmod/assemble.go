@@ -117,7 +117,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	copied := a.keepCopies(disk)
 	compared := a.compareCopies(disk, copied, orphans)
 	writes := node.NewWriteBehind(copied.Store(), a.log)
-	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers})
+	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Logger: a.log})
 	a.tasks = append(a.tasks, others.Run)
 	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
 		return err

@@ -105,7 +105,8 @@ func (k *Keeper) keepFor(b *backlog) {
 
 // announce tells b's member of a batch and does what its answer asks for. An error
 // says that the member has not heard of it.
-func (k *Keeper) announce(ctx context.Context, b *backlog, batch []string) error {
+func (k *Keeper) announce(ctx context.Context, b *backlog, batch []string) (err error) {
+	defer k.survive(ctx, b.id, &err)
 	req := k.request(ctx, b, batch)
 	if len(req.GetCopies()) == 0 {
 		return nil

@@ -32,7 +32,9 @@ package copies
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -156,6 +158,15 @@ func (k *Keeper) Run(ctx context.Context) error {
 		b.persist()
 	}
 	return nil
+}
+
+// survive, deferred, turns a panic over what another member sends into an error and a
+// line in the log.
+func (k *Keeper) survive(ctx context.Context, id string, err *error) {
+	if p := recover(); p != nil {
+		k.log.ErrorContext(ctx, "panic while copying", "peer", id, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = fmt.Errorf("panic: %v", p)
+	}
 }
 
 // stored announces what was stored under that name to the replicas that should have

@@ -67,6 +67,7 @@ type others struct {
 	answer func(name string) ringmodv1.Outcome
 	told   []*ringmodv1.AnnounceRequest
 	held   map[string][]byte // what can be pulled
+	panics bool              // whoever pulls
 	asked  int
 	most   int // asked at the same time
 	now    int
@@ -92,6 +93,10 @@ func (o *others) Get(_ context.Context, _ string, req cache.Request, _ wire.Opti
 	o.asked++
 	o.now++
 	o.most = max(o.most, o.now)
+	if o.panics {
+		o.now--
+		panic("nobody has thought of this")
+	}
 	data, ok := o.held[req.Target.String()]
 	if !ok {
 		o.now--

@@ -1,6 +1,7 @@
 package copies
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -156,7 +157,7 @@ func (k *Keeper) pullOne(ctx context.Context, p *pull) error {
 	defer k.pulls.end(p)
 	k.yield(ctx)
 	result, err := k.pull(ctx, p)
-	k.metrics.pulled(result)
+	k.metrics.pulled(cmp.Or(result, pulledFailed)) // after a panic there is none
 	if err != nil && ctx.Err() == nil {
 		k.log.DebugContext(ctx, "a copy was not pulled", "key", p.target.String(), "peer", p.holder, "err", err)
 	}
@@ -182,6 +183,7 @@ var errChanged = errors.New("other bytes than those that were announced")
 
 // pull gets an object and hands it to the node.
 func (k *Keeper) pull(ctx context.Context, p *pull) (result string, err error) {
+	defer k.survive(ctx, p.holder, &err)
 	if k.isHere(ctx, p.target) {
 		return pulledNothing, nil
 	}

@@ -284,3 +284,28 @@ func FuzzAnnounce(f *testing.F) {
 		}
 	})
 }
+
+// A panic over what a holder sends ends that pull and nothing else.
+func TestPullsOutliveABadAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, viewOf(t, "a1", "a2", "b1"), copies.Config{})
+		r.others.held[modName(0)] = []byte("mod 0")
+		req := &ringmodv1.AnnounceRequest{Holder: "a2", Copies: []*ringmodv1.Copy{copyOf(modName(0), "mod 0")}}
+		r.others.panics = true
+		for range 10 { // more than there are who pull
+			if _, err := r.announce(t.Context(), req); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		r.others.panics = false
+		if _, err := r.announce(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if resp, err := r.announce(t.Context(), req); err != nil || resp.GetOutcomes()[0] != held {
+			t.Errorf("%v, %v, want it held", resp, err)
+		}
+	})
+}

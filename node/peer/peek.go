@@ -2,8 +2,11 @@ package peer
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -21,12 +24,11 @@ func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error
 		ctx, cancel := context.WithCancel(ctx)
 		cancels[i] = cancel
 		go func() {
-			req := cache.Request{Target: t, Mode: cache.Peek, Hops: 1}
 			limit := peekLimit
 			if i >= len(near) {
 				limit = farPeekLimit
 			}
-			obj, err := p.cfg.Nodes.Get(ctx, id, req, wire.Options{First: limit})
+			obj, err := p.look(ctx, id, t, limit)
 			answers <- answer{i, obj, err}
 		}()
 	}
@@ -47,6 +49,17 @@ func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error
 	}
 	best.obj.Body = body{best.obj.Body, cancels[best.asked]}
 	return best.obj, nil
+}
+
+// look peeks at one node. A panic over what it sends is its answer.
+func (p *Peers) look(ctx context.Context, id string, t target.Target, limit time.Duration) (obj *cache.Object, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			p.cfg.Logger.ErrorContext(ctx, "panic while peeking at a node", "key", t.String(), "peer", id, "err", fmt.Sprint(cause), "stack", string(debug.Stack()))
+			obj, err = nil, fmt.Errorf("panic: %v", cause)
+		}
+	}()
+	return p.cfg.Nodes.Get(ctx, id, cache.Request{Target: t, Mode: cache.Peek, Hops: 1}, wire.Options{First: limit})
 }
 
 // ranks returns the ids of the other usable nodes of the region that may have t.

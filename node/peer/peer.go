@@ -23,6 +23,7 @@ package peer
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ type Config struct {
 	Region string            // of this node
 	View   func() *ring.View // the placement as it is known now; may return nil
 	Nodes  Nodes
+	Logger *slog.Logger // nil = silent
 }
 
 // Peers are the other nodes.
@@ -70,7 +72,12 @@ type Peers struct {
 var _ node.Peers = (*Peers)(nil)
 
 // New returns the peers of a node.
-func New(cfg Config) *Peers { return &Peers{cfg: cfg, lost: make(map[string]time.Time)} }
+func New(cfg Config) *Peers {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Peers{cfg: cfg, lost: make(map[string]time.Time)}
+}
 
 // Run watches for regions that are out of reach, until ctx is done.
 func (p *Peers) Run(ctx context.Context) error {

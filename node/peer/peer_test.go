@@ -341,3 +341,22 @@ func TestPeekAtRegionThatIsBack(t *testing.T) {
 		}
 	})
 }
+
+// A panic over what one node sends is that node's answer; the others count.
+func TestPeekOutlivesABadAnswer(t *testing.T) {
+	t.Parallel()
+	nodes := newNodes(t)
+	nodes.answer = func(_ context.Context, id string) (*cache.Object, error) {
+		if id == "a-2" {
+			panic("nobody has thought of this")
+		}
+		return object("x", 0), nil
+	}
+	view := viewOf(t, member("a-1", ring.Active), member("a-2", ring.Active), member("a-3", ring.Active))
+	p := peer.New(peer.Config{Self: "a-1", Region: "a", View: func() *ring.View { return view }, Nodes: nodes})
+	obj, err := p.Peek(t.Context(), parse(t, listName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	obj.Body.Close()
+}
