@@ -173,7 +173,7 @@ func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 // way round.
 func (a *assembly) compareCopies(disk *store.Disk, copied *copies.Keeper, orphans *antientropy.Orphans) *antientropy.Comparer {
 	c := antientropy.New(antientropy.Config{
-		Self: a.id, Region: a.options.region, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Store: disk, Pulls: copied,
+		Self: a.id, Region: a.options.region, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Store: disk, Pulls: copied, Hints: copied,
 		Orphans: orphans, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, c.Run)
@@ -206,7 +206,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
 		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Logger: a.log,
-		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied},
+		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied, Compared: compared},
 	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)
 	reflection.Register(a.grpc)

@@ -104,6 +104,10 @@ func nodesOf(r *ringmodv1.StatusResponse) *table {
 	if behind {
 		titles = append(titles, "HINTS", "COPIES LAG")
 	}
+	lacks := slices.ContainsFunc(r.GetMembers(), isLacking)
+	if lacks {
+		titles = append(titles, "LACKS", "PARTITIONS")
+	}
 	t := newTable(titles...)
 	for _, m := range r.GetMembers() {
 		report := m.GetReport()
@@ -121,6 +125,9 @@ func nodesOf(r *ringmodv1.StatusResponse) *table {
 		if behind {
 			cells = append(cells, fmt.Sprint(report.GetHints()), age(report.GetReplicationLag()))
 		}
+		if lacks {
+			cells = append(cells, size(report.GetBytesLacking()), fmt.Sprint(report.GetPartitionsLacking()))
+		}
 		t.row(cells...)
 	}
 	return t
@@ -130,6 +137,9 @@ func nodesOf(r *ringmodv1.StatusResponse) *table {
 func isBehind(m *ringmodv1.MemberStatus) bool {
 	return m.GetReport().GetHints() > 0 || m.GetReport().GetReplicationLag() != nil
 }
+
+// isLacking tells of a node that is still to get what others hold.
+func isLacking(m *ringmodv1.MemberStatus) bool { return m.GetReport().GetPartitionsLacking() > 0 }
 
 func regionsOf(r *ringmodv1.StatusResponse) *table {
 	t := newTable("REGION", "NODES", "UP", "PARTITIONS BELOW REPLICAS", "PARTITIONS UNAVAILABLE")
@@ -202,6 +212,9 @@ func unwell(r *ringmodv1.StatusResponse) []string {
 	}{
 		{func(_ *ringmodv1.StatusResponse, m *ringmodv1.MemberStatus) bool { return isIn(m) && !m.GetUp() }, "is down", "are down"},
 		{func(_ *ringmodv1.StatusResponse, m *ringmodv1.MemberStatus) bool { return isSilent(m) }, "did not answer", "did not answer"},
+		{func(_ *ringmodv1.StatusResponse, m *ringmodv1.MemberStatus) bool {
+			return isLacking(m) && m.GetMember().GetState() == ringmodv1.MemberState_MEMBER_STATE_ACTIVE
+		}, "lacks copies that others hold and is getting them", "lack copies that others hold and are getting them"},
 		{differs, "has another view of the members", "have another view of the members"},
 		{func(_ *ringmodv1.StatusResponse, m *ringmodv1.MemberStatus) bool {
 			return isIn(m) && m.GetMember().GetReadOnly()

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
@@ -21,6 +22,10 @@ type Local struct {
 	Fills   func() int // that run
 	Streams *Streams
 	Copies  Copies
+	// Compared tells what this node lacks; *antientropy.Comparer does.
+	Compared interface {
+		Progress() (p antientropy.Progress, known bool)
+	}
 }
 
 // Copies tells what other nodes are still to get; *copies.Keeper does.
@@ -48,6 +53,10 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 		if lag := l.Copies.Lag(); lag > 0 {
 			r.ReplicationLag = durationpb.New(lag)
 		}
+	}
+	if l.Compared != nil {
+		p, _ := l.Compared.Progress()
+		r.PartitionsLacking, r.BytesLacking = uint32(p.Partitions), uint64(p.Missing)
 	}
 	if v := l.View(); v != nil {
 		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()

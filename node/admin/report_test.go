@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/node/admin"
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/store/storetest"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -29,11 +30,12 @@ func TestLocalReport(t *testing.T) {
 			u.Free, u.Quarantined, u.Limit = 1000, 3, 2000
 			return u
 		},
-		Fills: func() int { return 2 }, Copies: waiting{},
+		Fills: func() int { return 2 }, Copies: waiting{}, Compared: lacking{},
 	}
 	want := &ringmodv1.MemberReport{
 		Version: "v1.2.3", DiskLimit: 2000, DiskUsed: 5, DiskFree: 1000, Objects: 1, Streams: 1, Fills: 2, Quarantined: 3,
 		Hints: 7, ReplicationLag: durationpb.New(time.Minute),
+		PartitionsLacking: 4, BytesLacking: 100,
 		ViewDigest: c.view.Digest(), ViewSeq: c.view.Seq(),
 	}
 	ask := func(method string, seen func()) {
@@ -63,6 +65,12 @@ type waiting struct{}
 
 func (waiting) Hints() int         { return 7 }
 func (waiting) Lag() time.Duration { return time.Minute }
+
+type lacking struct{}
+
+func (lacking) Progress() (antientropy.Progress, bool) {
+	return antientropy.Progress{Missing: 100, Total: 1000, Partitions: 4}, true
+}
 
 func TestReportOfAGateway(t *testing.T) {
 	t.Parallel()

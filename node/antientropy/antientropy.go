@@ -8,7 +8,8 @@
 // that joins is to get. Each 5 minutes, give or take a fifth, a second after the
 // placement has changed and when Wake is called, a round goes through all partners:
 // one call of Digests for all partitions that are shared with it, and for each that
-// differs the Keys of the partner, merged with our own.
+// differs the Keys of the partner, merged with our own. Each side looks for what it
+// lacks; a partner that hints were lost for is asked to do so soon.
 //
 // # What is pulled
 //
@@ -91,6 +92,14 @@ type Puller interface {
 	Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) error
 }
 
+// Hints tells of members for which more was to be announced than could be kept;
+// *copies.Keeper does.
+type Hints interface {
+	Unsynced(id string) bool
+	// Synced says that the member has been told to compare.
+	Synced(id string)
+}
+
 // Config says what is compared with whom.
 type Config struct {
 	Self, Region string                 // of this node
@@ -99,6 +108,7 @@ type Config struct {
 	Nodes        Nodes
 	Store        Store // its Place must be Place
 	Pulls        Puller
+	Hints        Hints         // nil = none are lost
 	Period       time.Duration // of rounds; 0 = DefaultPeriod
 	// Declines tells of what is not to be pulled though it is missing; nil = nothing.
 	Declines func(t target.Target, theirs *ringmodv1.Copy) bool

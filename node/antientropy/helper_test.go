@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -39,13 +38,14 @@ func partition(t testing.TB, name string) ring.Partition {
 type world struct {
 	t *testing.T
 
-	mu      sync.Mutex
-	states  map[string]ring.State
-	view    *ring.View
-	changed chan struct{}
-	nodes   map[string]*node
-	down    map[string]bool
-	calls   map[string]int // of each method
+	mu       sync.Mutex
+	states   map[string]ring.State
+	readOnly map[string]bool
+	view     *ring.View
+	changed  chan struct{}
+	nodes    map[string]*node
+	down     map[string]bool
+	calls    map[string]int // of each method
 }
 
 // newWorld has nodes that are Active.
@@ -74,7 +74,7 @@ func (w *world) place(states map[string]ring.State) {
 		}
 	}
 	for id, state := range w.states {
-		m := ring.Member{ID: id, Epoch: 1, State: state, Role: ring.Node, Region: "a", Weight: 1, Addr: id, Spec: ring.DefaultSpec().Hash()}
+		m := ring.Member{ID: id, Epoch: 1, State: state, Role: ring.Node, Region: "a", Weight: 1, Addr: id, Spec: ring.DefaultSpec().Hash(), ReadOnly: w.readOnly[id]}
 		if _, err := table.Put(m); err != nil {
 			w.t.Fatal(err)
 		}
@@ -275,6 +275,10 @@ func (n *node) Pull(ctx context.Context, t target.Target, sum [32]byte, holder s
 	if n.holds(t.String()) {
 		n.w.t.Errorf("%s is pulled by %s, which holds it", t, n.id)
 	}
+	return n.fetch(ctx, t, sum, holder)
+}
+
+func (n *node) fetch(ctx context.Context, t target.Target, sum [32]byte, holder string) error {
 	n.w.mu.Lock()
 	from := n.w.nodes[holder]
 	n.w.mu.Unlock()
@@ -312,7 +316,7 @@ func (n *node) announce(ctx context.Context, req *ringmodv1.AnnounceRequest) *ri
 		case n.holds(t.String()):
 			outcome = ringmodv1.Outcome_OUTCOME_HELD
 		default:
-			_ = n.Pull(ctx, t, [32]byte(c.GetSha256()), req.GetHolder())
+			_ = n.fetch(ctx, t, [32]byte(c.GetSha256()), req.GetHolder())
 		}
 		resp.Outcomes = append(resp.Outcomes, outcome)
 	}
@@ -447,5 +451,3 @@ func (s *serverStream) Send(page *ringmodv1.KeysResponse) error {
 		return s.stream.ctx.Err()
 	}
 }
-
-func equal(a, b []string) bool { return slices.Equal(a, b) }

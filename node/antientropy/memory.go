@@ -17,6 +17,7 @@ const (
 
 // memory is what a Comparer knows from one round to the next.
 type memory struct {
+	plan    *plan // of the last round
 	settled map[pairKey]pair
 	failed  map[uint64]failure           // by hash of the target
 	foreign map[ring.Partition]time.Time // since when a partition with objects is not ours
@@ -50,10 +51,11 @@ func (m *memory) isSettled(key pairKey, ours, theirs store.Sum) bool {
 	return ok && p.ours == ours && p.theirs == theirs && time.Since(p.at) < settledFor
 }
 
-// prune forgets pairs that are not of this plan.
-func (m *memory) prune(p *plan) {
+// prune forgets pairs that are not of the plan.
+func (m *memory) prune() {
 	for key := range m.settled {
-		if _, in := p.view.Find(key.peer); !in || !p.ours[key.partition] && !p.foreign[key.partition] {
+		_, in := m.plan.view.Find(key.peer)
+		if of := m.plan.ours; !in || key.heir == of[key.partition] {
 			delete(m.settled, key)
 		}
 	}

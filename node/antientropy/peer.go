@@ -44,7 +44,7 @@ func (c *Comparer) digests(ctx context.Context, id string, parts []ring.Partitio
 	if err != nil {
 		return nil, err
 	}
-	req := &ringmodv1.DigestsRequest{}
+	req := &ringmodv1.DigestsRequest{Unannounced: c.cfg.Hints != nil && c.cfg.Hints.Unsynced(id)}
 	req.ViewDigest, req.ViewSeq = c.stamp()
 	asked := make(map[ring.Partition]bool, len(parts))
 	for _, p := range parts {
@@ -56,6 +56,9 @@ func (c *Comparer) digests(ctx context.Context, id string, parts []ring.Partitio
 	resp, err := ringmodv1.NewPeerServiceClient(conn).Digests(ctx, req)
 	if err != nil {
 		return nil, err
+	}
+	if req.GetUnannounced() {
+		c.cfg.Hints.Synced(id)
 	}
 	c.noticeView(id, resp.GetViewDigest(), resp.GetViewSeq())
 	differing := make(map[ring.Partition]store.Sum, len(resp.GetDigests()))

@@ -65,8 +65,12 @@ type check struct {
 // round compares once, and reports whether all has come that should, and whether the
 // node is Leaving and has something left.
 func (c *Comparer) round(ctx context.Context, view *ring.View) (settled, hands bool) {
+	if c.mem.plan == nil || c.mem.plan.view != view {
+		c.mem.plan = newPlan(view, c.cfg.Self, c.cfg.Region)
+		c.mem.prune()
+	}
 	r := &round{
-		Comparer: c, plan: newPlan(view, c.cfg.Self, c.cfg.Region), now: time.Now(), room: c.cfg.Store.HasRoom(),
+		Comparer: c, plan: c.mem.plan, now: time.Now(), room: c.cfg.Store.HasRoom(),
 		wants: map[wantKey]*want{}, lacking: map[ring.Partition]bool{}, cold: map[ring.Partition]int64{},
 	}
 	var err error
@@ -76,7 +80,6 @@ func (c *Comparer) round(ctx context.Context, view *ring.View) (settled, hands b
 		}
 		return false, false
 	}
-	c.mem.prune(r.plan)
 	for _, id := range members(r.plan.partners) {
 		if c.cfg.Nodes.Usable(id) && ctx.Err() == nil {
 			r.compareWith(ctx, id)
@@ -190,8 +193,9 @@ func (r *round) publish(compared bool) {
 	c := r.Comparer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.digest, c.leaving, c.progress, c.compared = r.plan.view.Digest(), r.plan.leaving, p, compared
-	c.handed = false
+	digest := r.plan.view.Digest()
+	c.handed = c.handed && c.digest == digest
+	c.digest, c.leaving, c.progress, c.compared = digest, r.plan.leaving, p, compared
 }
 
 // came notes that n bytes are not missing any more.

@@ -26,6 +26,9 @@ func (c *Comparer) Digests(ctx context.Context, req *ringmodv1.DigestsRequest) (
 		return nil, status.Errorf(codes.InvalidArgument, "digests of %d partitions, there are %d", n, ring.Partitions)
 	}
 	c.noticeView(c.cfg.Caller(ctx), req.GetViewDigest(), req.GetViewSeq())
+	if req.GetUnannounced() {
+		c.Wake()
+	}
 	sums, err := c.sums(ctx)
 	if err != nil {
 		return nil, err

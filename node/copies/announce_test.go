@@ -304,6 +304,16 @@ func TestTooManyHints(t *testing.T) {
 		if got, err := os.ReadFile(path); !strings.HasPrefix(string(got), "unsynced\n") || r.Hints() != 1 {
 			t.Errorf("the file holds %.100q, %v, and there are %d hints", got, err, r.Hints())
 		}
+		if !r.Unsynced("a2") || r.Unsynced("a3") {
+			t.Errorf("unsynced: %v and %v, want a2 alone", r.Unsynced("a2"), r.Unsynced("a3"))
+		}
+		r.Synced("a2")
+		r.Synced("a3")
+		o.set(func() { o.down = false })
+		time.Sleep(10 * time.Second)
+		if _, err := os.Stat(path); err == nil || r.Unsynced("a2") {
+			t.Error("the mark outlives the comparison")
+		}
 	})
 }
 

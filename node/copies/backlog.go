@@ -172,6 +172,18 @@ func (b *backlog) hints() int {
 	return b.hinted
 }
 
+func (b *backlog) isUnsynced() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.unsynced
+}
+
+func (b *backlog) synced() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unsynced = false
+}
+
 // forget drops everything, as the member is gone for good.
 func (b *backlog) forget() {
 	b.mu.Lock()

@@ -11,7 +11,7 @@
 // what it should hold is a hint, in a file per member that outlives this process.
 //
 // At most 100,000 objects or 64 MiB of names wait for one member. More are dropped,
-// with a mark in that file: the two then have to compare what they hold.
+// with a mark in that file: the two then have to compare what they hold (Unsynced).
 //
 // Lists and other mutable answers are announced once and never waited for.
 //
@@ -241,6 +241,28 @@ func (k *Keeper) Hints() int {
 		n += b.hints()
 	}
 	return n
+}
+
+// Unsynced tells whether more waited for a member than was kept.
+func (k *Keeper) Unsynced(id string) bool {
+	k.mu.Lock()
+	b := k.backlogs[id]
+	k.mu.Unlock()
+	return b != nil && b.isUnsynced()
+}
+
+// Synced says that a member compares what it holds, so that nothing is lost any more.
+func (k *Keeper) Synced(id string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	b := k.backlogs[id]
+	if b == nil {
+		return
+	}
+	b.synced()
+	if k.life != nil {
+		k.deliver(k.life, b) // which has the file
+	}
 }
 
 func (k *Keeper) all() []*backlog {

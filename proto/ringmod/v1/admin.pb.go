@@ -312,7 +312,12 @@ type MemberReport struct {
 	// Digest of its view. Meaningless while view_seq is 0.
 	ViewDigest uint64 `protobuf:"fixed64,13,opt,name=view_digest,json=viewDigest,proto3" json:"view_digest,omitempty"`
 	// Highest epoch in its view. 0: it has no view yet.
-	ViewSeq       uint64 `protobuf:"varint,14,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	ViewSeq uint64 `protobuf:"varint,14,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	// Partitions of which other nodes of the region hold recently used objects that
+	// it should hold and lacks.
+	PartitionsLacking uint32 `protobuf:"varint,15,opt,name=partitions_lacking,json=partitionsLacking,proto3" json:"partitions_lacking,omitempty"`
+	// Bytes of those objects.
+	BytesLacking  uint64 `protobuf:"varint,16,opt,name=bytes_lacking,json=bytesLacking,proto3" json:"bytes_lacking,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,6 +446,20 @@ func (x *MemberReport) GetViewDigest() uint64 {
 func (x *MemberReport) GetViewSeq() uint64 {
 	if x != nil {
 		return x.ViewSeq
+	}
+	return 0
+}
+
+func (x *MemberReport) GetPartitionsLacking() uint32 {
+	if x != nil {
+		return x.PartitionsLacking
+	}
+	return 0
+}
+
+func (x *MemberReport) GetBytesLacking() uint64 {
+	if x != nil {
+		return x.BytesLacking
 	}
 	return 0
 }
@@ -1872,7 +1891,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xf7\x03\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xcb\x04\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +
@@ -1890,7 +1909,9 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\vquarantined\x18\f \x01(\x04R\vquarantined\x12\x1f\n" +
 	"\vview_digest\x18\r \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
-	"\bview_seq\x18\x0e \x01(\x04R\aviewSeqB\x12\n" +
+	"\bview_seq\x18\x0e \x01(\x04R\aviewSeq\x12-\n" +
+	"\x12partitions_lacking\x18\x0f \x01(\rR\x11partitionsLacking\x12#\n" +
+	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLackingB\x12\n" +
 	"\x10_moved_per_mille\"\xca\x01\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +

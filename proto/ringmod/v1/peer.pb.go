@@ -239,9 +239,11 @@ type PartitionDigest struct {
 	Partition uint32 `protobuf:"varint,1,opt,name=partition,proto3" json:"partition,omitempty"`
 	// Objects held.
 	Count uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
-	// Their sizes together, in bytes.
+	// Their sizes together, in bytes. Lookups, whose bytes may differ, have none.
 	Bytes uint64 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Upper half of the sum, modulo 2^128, of the hashes of target and SHA-256.
+	// Upper half of the sum, modulo 2^128, of the first 16 bytes, big endian, of
+	// SHA-256(target | 0 | SHA-256 of the object) for each object; of a lookup the
+	// latter is 32 zero bytes.
 	SumHigh uint64 `protobuf:"fixed64,4,opt,name=sum_high,json=sumHigh,proto3" json:"sum_high,omitempty"`
 	// Lower half of that sum.
 	SumLow        uint64 `protobuf:"fixed64,5,opt,name=sum_low,json=sumLow,proto3" json:"sum_low,omitempty"`
@@ -323,7 +325,10 @@ type DigestsRequest struct {
 	// Digest of the caller's view. Meaningless while view_seq is 0.
 	ViewDigest uint64 `protobuf:"fixed64,2,opt,name=view_digest,json=viewDigest,proto3" json:"view_digest,omitempty"`
 	// Highest epoch in the caller's view. 0: the caller has no view yet.
-	ViewSeq       uint64 `protobuf:"varint,3,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	ViewSeq uint64 `protobuf:"varint,3,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	// The caller has had more to announce than it could keep: the receiver compares
+	// soon as well.
+	Unannounced   bool `protobuf:"varint,4,opt,name=unannounced,proto3" json:"unannounced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,6 +382,13 @@ func (x *DigestsRequest) GetViewSeq() uint64 {
 		return x.ViewSeq
 	}
 	return 0
+}
+
+func (x *DigestsRequest) GetUnannounced() bool {
+	if x != nil {
+		return x.Unannounced
+	}
+	return false
 }
 
 // DigestsResponse answers a DigestsRequest.
@@ -587,9 +599,9 @@ type Key struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// xxHash64 of the target.
 	Hash uint64 `protobuf:"fixed64,1,opt,name=hash,proto3" json:"hash,omitempty"`
-	// First 8 bytes of the object's SHA-256, big endian.
+	// First 8 bytes of the object's SHA-256, big endian. 0 for a lookup.
 	Digest uint64 `protobuf:"fixed64,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	// Size in bytes.
+	// Size in bytes. 0 for a lookup.
 	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	// Whole days since the object was last asked for. 0: today.
 	UnusedDays uint32 `protobuf:"varint,4,opt,name=unused_days,json=unusedDays,proto3" json:"unused_days,omitempty"`
@@ -810,12 +822,13 @@ const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x19\n" +
 	"\bsum_high\x18\x04 \x01(\x06R\asumHigh\x12\x17\n" +
-	"\asum_low\x18\x05 \x01(\x06R\x06sumLow\"\x83\x01\n" +
+	"\asum_low\x18\x05 \x01(\x06R\x06sumLow\"\xa5\x01\n" +
 	"\x0eDigestsRequest\x125\n" +
 	"\adigests\x18\x01 \x03(\v2\x1b.ringmod.v1.PartitionDigestR\adigests\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
-	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\"\x84\x01\n" +
+	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\x12 \n" +
+	"\vunannounced\x18\x04 \x01(\bR\vunannounced\"\x84\x01\n" +
 	"\x0fDigestsResponse\x125\n" +
 	"\adigests\x18\x01 \x03(\v2\x1b.ringmod.v1.PartitionDigestR\adigests\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +

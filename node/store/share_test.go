@@ -1,0 +1,207 @@
+package store
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// placeTest puts names into 8 partitions by their last digit.
+func placeTest(name string) (int, bool) {
+	last := name[len(name)-1]
+	if last < '0' || last > '7' {
+		return -1, false
+	}
+	return int(last - '0'), true
+}
+
+func openShares(t testing.TB, dir string) *Disk {
+	t.Helper()
+	d, err := OpenDisk(DiskConfig{Dir: dir, Inspect: inspectContent, Place: placeTest, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	return d
+}
+
+func mustSums(t testing.TB, d *Disk) []Sum {
+	t.Helper()
+	sums, err := d.Sums(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sums
+}
+
+func mustKeys(t testing.TB, d *Disk, p int) []Key {
+	t.Helper()
+	keys, err := d.Keys(t.Context(), p, Key{}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// Sums and keys are the same after a start, with an index made without keys, and with
+// one that was lost.
+func TestSharesOutlive(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, index string)
+	}{
+		{"a start", func(*testing.T, string) {}},
+		{"an older index", func(t *testing.T, index string) {
+			t.Helper()
+			changeIndex(t, index, func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte(bucketKeys)) })
+		}},
+		{"half of the keys", func(t *testing.T, index string) {
+			t.Helper()
+			changeIndex(t, index, func(tx *bolt.Tx) error {
+				b := tx.Bucket([]byte(bucketKeys))
+				n := 0
+				return b.ForEach(func(k, _ []byte) error {
+					if n++; n%2 == 0 {
+						return nil
+					}
+					return b.Delete(slices.Clone(k))
+				})
+			})
+		}},
+		{"a lost index", func(t *testing.T, index string) {
+			t.Helper()
+			if err := os.Remove(index); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			d := openShares(t, dir)
+			for i := range 40 {
+				name := fmt.Sprintf("a/%d", i)
+				mustCommit(t, d, name, content(name, 10+i))
+			}
+			if err := d.Remove("a/3"); err != nil {
+				t.Fatal(err)
+			}
+			want, keys := mustSums(t, d), mustKeys(t, d, 1)
+			if err := d.Close(); err != nil {
+				t.Fatal(err)
+			}
+			test.spoil(t, filepath.Join(dir, "index.db"))
+			d = openShares(t, dir)
+			eventually(t, "the sums are as before", func() bool { return slices.Equal(mustSums(t, d), want) })
+			got := mustKeys(t, d, 1)
+			if !slices.EqualFunc(got, keys, func(a, b Key) bool { return a.compare(b) == 0 && a.Digest == b.Digest && a.Size == b.Size }) {
+				t.Errorf("keys %+v, want %+v", got, keys)
+			}
+		})
+	}
+}
+
+func changeIndex(t *testing.T, path string, change func(*bolt.Tx) error) {
+	t.Helper()
+	db, err := bolt.Open(path, 0o666, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.Update(change); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What is written while the first call counts is counted once.
+func TestCountBesideWrites(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := openShares(t, dir)
+	fillIndex(t, d, 3*versionPage)
+	d.Close()
+	d = openShares(t, dir)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		random := rand.New(rand.NewPCG(1, 1))
+		for range 60 {
+			name := fmt.Sprintf("m%06d/0", random.IntN(3*versionPage))
+			if random.IntN(2) == 0 {
+				if err := d.Remove(name); err != nil {
+					t.Error(err)
+				}
+			} else if err := commit(t, d, name, content(name, random.IntN(50))); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	mustSums(t, d)
+	<-done
+	got := mustSums(t, d)
+	d.Close()
+	d = openShares(t, dir)
+	if want := mustSums(t, d); !slices.Equal(got, want) || len(mustKeys(t, d, 0)) != int(want[0].Objects) {
+		t.Errorf("%+v, counted anew %+v, %d keys", got, want, len(mustKeys(t, d, 0)))
+	}
+}
+
+// fillIndex puts n objects into the index that have no files.
+func fillIndex(t testing.TB, d *Disk, n int) {
+	t.Helper()
+	var writes []*indexWrite
+	for i := range n {
+		name := fmt.Sprintf("m%06d/%d", i, i%8)
+		r := &record{Entry: Entry{Name: name, SHA256: sha256.Sum256([]byte(name)), Size: 300_000, Stored: time.Now()}, sums: make([]uint32, 3)}
+		writes = append(writes, &indexWrite{bucket: bucketObjects, name: name, value: seal(bucketObjects, name, r.encode())})
+	}
+	if err := d.index.submit(writes...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// BenchmarkCount is the first Sums of a disk with 100,000 objects.
+func BenchmarkCount(b *testing.B) {
+	dir := b.TempDir()
+	d := openShares(b, dir)
+	fillIndex(b, d, 100_000)
+	d.Close()
+	for b.Loop() {
+		b.StopTimer()
+		d = openShares(b, dir)
+		b.StartTimer()
+		mustSums(b, d)
+		b.StopTimer()
+		d.Close()
+		b.StartTimer()
+	}
+}
+
+// What was evicted lately is known until it is stored again, for a day or two.
+func TestEvictedLately(t *testing.T) {
+	t.Parallel()
+	var names evictedNames
+	names.add("a")
+	if names.when("a").IsZero() || !names.when("b").IsZero() {
+		t.Error("not known, or known without reason")
+	}
+	names.forget("a")
+	if !names.when("a").IsZero() {
+		t.Error("not forgotten")
+	}
+	for i := range 3 * mostEvicted {
+		names.add(fmt.Sprint(i))
+	}
+	if len(names.young)+len(names.old) > 2*mostEvicted || names.when(fmt.Sprint(3*mostEvicted-1)).IsZero() || !names.when("0").IsZero() {
+		t.Errorf("%d and %d are remembered", len(names.young), len(names.old))
+	}
+}
