@@ -266,10 +266,8 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 	f.shares.mu.Lock()
 	defer f.shares.mu.Unlock()
 	err := f.bolt.Update(func(tx *bolt.Tx) error {
-		for _, w := range batch {
-			if _, err := f.bucket(tx, w.bucket, w.name); err != nil {
-				return err
-			}
+		if err := f.searchable(tx, batch); err != nil {
+			return err
 		}
 		var c change
 		for _, w := range batch {
@@ -289,17 +287,45 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 	}
 	counted()
 	return f.bolt.View(func(tx *bolt.Tx) error {
+		if err := f.searchable(tx, batch); err != nil {
+			return err
+		}
 		for _, w := range last {
-			b, err := f.bucket(tx, w.bucket, w.name)
-			if err != nil {
-				return err
-			}
-			if !bytes.Equal(b.Get([]byte(w.name)), w.value) {
+			if !bytes.Equal(tx.Bucket([]byte(w.bucket)).Get([]byte(w.name)), w.value) {
 				return &brokenError{errTree}
 			}
 		}
 		return nil
 	})
+}
+
+// manyWrites is from when on a look at all branch pages of a bucket costs less than
+// the ways to each of its names.
+const manyWrites = 64
+
+// searchable returns an error unless each name of batch can be searched in its
+// bucket.
+func (f *indexFile) searchable(tx *bolt.Tx, batch []*indexWrite) error {
+	whole := map[string]bool{}
+	for _, w := range batch {
+		switch {
+		case whole[w.bucket]:
+		case len(batch) < manyWrites:
+			if _, err := f.bucket(tx, w.bucket, w.name); err != nil {
+				return err
+			}
+		default:
+			b := tx.Bucket([]byte(w.bucket))
+			if b == nil {
+				return &brokenError{errTree}
+			}
+			if err := f.tree(b).checkAll(); err != nil {
+				return err
+			}
+			whole[w.bucket] = true
+		}
+	}
+	return nil
 }
 
 func (w *indexWrite) apply(f *indexFile, tx *bolt.Tx, c *change) error {

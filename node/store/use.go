@@ -3,7 +3,9 @@ package store
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -213,11 +215,11 @@ func (d *Disk) mergeUses(fresh map[string]use) (writes []*indexWrite, err error)
 			return err
 		}
 		c := objects.Cursor()
-		for version, u := range fresh {
+		for _, version := range slices.Sorted(maps.Keys(fresh)) { // neighbours share a page
 			if k, _ := c.Seek([]byte(version)); k == nil || versionOf(string(k)) != version {
 				continue
 			}
-			value := seal(bucketUses, version, f.kept(tx, version).and(u).encode())
+			value := seal(bucketUses, version, f.kept(tx, version).and(fresh[version]).encode())
 			writes = append(writes, &indexWrite{bucket: bucketUses, name: version, value: value})
 		}
 		return nil
