@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -121,7 +122,7 @@ func (s *sender) trailer(size int64, sum []byte, p store.Proof) error {
 }
 
 // answer sends obj as req wants it.
-func answer(out *sender, req *ringmodv1.GetRequest, obj *cache.Object) error {
+func answer(out *sender, req *ringmodv1.GetRequest, kind target.Kind, obj *cache.Object) error {
 	complete := obj.SHA256 != [32]byte{} && obj.Size >= 0
 	offset := int64(req.GetOffset())
 	if want := req.GetWantSha256(); len(want) > 0 {
@@ -135,7 +136,7 @@ func answer(out *sender, req *ringmodv1.GetRequest, obj *cache.Object) error {
 			return damaged(err)
 		}
 	}
-	header := headerOf(obj, req)
+	header := headerOf(obj, kind)
 	if !complete {
 		return answerFill(out, header, obj)
 	}
@@ -151,7 +152,7 @@ func answer(out *sender, req *ringmodv1.GetRequest, obj *cache.Object) error {
 	return answerHeld(out, obj, offset)
 }
 
-func headerOf(obj *cache.Object, req *ringmodv1.GetRequest) *ringmodv1.Header {
+func headerOf(obj *cache.Object, kind target.Kind) *ringmodv1.Header {
 	h := &ringmodv1.Header{
 		H1: obj.H1, Verified: obj.Verified, Stale: obj.Stale, Private: obj.Private, Source: sourceOf(obj.Source),
 	}
@@ -164,7 +165,7 @@ func headerOf(obj *cache.Object, req *ringmodv1.GetRequest) *ringmodv1.Header {
 	if !obj.ModTime.IsZero() {
 		h.StoredAge = durationpb.New(ageOf(obj.ModTime))
 	}
-	if t, err := parseTarget(req.GetTarget()); err == nil && !t.Kind.Immutable() {
+	if !kind.Immutable() {
 		h.Age, h.Ttl = durationpb.New(obj.Age), durationpb.New(obj.TTL)
 	}
 	return h

@@ -55,7 +55,8 @@ type ServiceConfig struct {
 	OnView func(caller string, digest, seq uint64)
 	// Caller returns the id of the member that makes a call; nil = not known.
 	Caller func(ctx context.Context) string
-	Logger *slog.Logger // nil = silent
+	Ending <-chan struct{} // closed when this member stops, so that lanes end; nil = never
+	Logger *slog.Logger    // nil = silent
 }
 
 // Register offers CacheService on server, which must have been made with
@@ -105,7 +106,7 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	if s.cfg.Heat != nil && parsed.Mode != cache.Peek {
 		out.fanout = uint32(s.cfg.Heat.Sent(parsed.Target, obj.Size-int64(req.GetOffset())))
 	}
-	return answer(out, req, obj)
+	return answer(out, req, parsed.Target.Kind, obj)
 }
 
 // lacks notes that a spare rank was asked for what is hot elsewhere.

@@ -54,7 +54,7 @@ type assembly struct {
 
 // start opens what the process needs and builds it; nothing runs yet.
 func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err error) {
-	p := &process{place: o.region, tlsCert: o.tlsCert, tlsKey: o.tlsKey, started: time.Now()}
+	p := &process{place: o.region, tlsCert: o.tlsCert, tlsKey: o.tlsKey, started: time.Now(), ending: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -200,7 +200,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	)...)
 	a.health = health.NewServer()
 	node.Register(a.grpc, node.ServiceConfig{
-		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Logger: a.log,
+		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Ending: a.ending, Logger: a.log,
 	})
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
 	member.Register(a.grpc, a.own)

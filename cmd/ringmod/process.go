@@ -117,6 +117,7 @@ type process struct {
 
 	started  time.Time
 	stopping atomic.Bool
+	ending   chan struct{} // closed when the streams are to end
 }
 
 // close releases what start has opened.
@@ -204,6 +205,7 @@ func (p *process) drain(ctx context.Context) {
 // drainNode lets the calls that run finish, and then the fills.
 func (p *process) drainNode(ctx context.Context) {
 	p.health.Shutdown()
+	close(p.ending)
 	hastenCalls := context.AfterFunc(ctx, p.grpc.Stop)
 	defer hastenCalls()
 	now, cancel := context.WithCancel(ctx)

@@ -23,8 +23,9 @@ var (
 
 // callers says who may call each method.
 var callers = map[string][]Role{
-	ringmodv1.CacheService_Get_FullMethodName:  all,
-	ringmodv1.CacheService_Stat_FullMethodName: all,
+	ringmodv1.CacheService_Get_FullMethodName:      all,
+	ringmodv1.CacheService_GetSmall_FullMethodName: all,
+	ringmodv1.CacheService_Stat_FullMethodName:     all,
 
 	ringmodv1.ClusterService_GetView_FullMethodName:   all,
 	ringmodv1.ClusterService_WatchView_FullMethodName: all,

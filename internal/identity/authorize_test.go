@@ -66,6 +66,7 @@ func TestRights(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ method, roles string }{
 		{"/ringmod.v1.CacheService/Get", "node gateway operator"},
+		{"/ringmod.v1.CacheService/GetSmall", "node gateway operator"},
 		{"/ringmod.v1.CacheService/Stat", "node gateway operator"},
 		{"/ringmod.v1.PeerService/Announce", "node gateway"},
 		{"/ringmod.v1.PeerService/Digests", "node"},

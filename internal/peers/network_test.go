@@ -25,6 +25,7 @@ type node struct {
 	ringmodv1.UnimplementedCacheServiceServer
 
 	get    atomic.Pointer[getFunc]
+	small  func(smallStream) error // nil = the node has no lanes
 	health *health.Server
 	asked  atomic.Int64 // calls of Get
 	checks atomic.Int64 // calls of other services
@@ -41,6 +42,14 @@ type node struct {
 func (n *node) Get(req *ringmodv1.GetRequest, stream getStream) error {
 	n.asked.Add(1)
 	return (*n.get.Load())(req, stream)
+}
+
+// GetSmall implements CacheServiceServer.
+func (n *node) GetSmall(stream smallStream) error {
+	if n.small == nil {
+		return n.UnimplementedCacheServiceServer.GetSmall(stream)
+	}
+	return n.small(stream)
 }
 
 func (n *node) answer(get getFunc) { n.get.Store(&get) }

@@ -144,7 +144,7 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 	stood := l.ready() // else the time to connect would be measured
 	c := p.begin()
 	start := time.Now()
-	obj, err := wire.Get(ctx, l, req, o)
+	obj, err := p.ask(ctx, l, req, o)
 	took := time.Since(start)
 	if stood && atHand(obj, err) {
 		p.latency.add(took)
@@ -164,6 +164,21 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 		c.end(resultOK, nil)
 	}
 	return obj, nil
+}
+
+// ask asks over l's lane what suits it, and where that brings nothing by a call.
+func (p *peer) ask(ctx context.Context, l *link, req cache.Request, o wire.Options) (*cache.Object, error) {
+	if wire.SuitsLane(req, o) && p.life.region == p.set.cfg.Region {
+		if lane := p.set.lane(l, p.id); lane != nil { //nolint:contextcheck // a lane lasts longer than the request that opens it
+			l.calls.Add(1)
+			obj := lane.Get(ctx, req, o)
+			l.calls.Add(-1)
+			if obj != nil {
+				return obj, nil
+			}
+		}
+	}
+	return wire.Get(ctx, l, req, o)
 }
 
 // impatient tells whether it was the caller's limit for a first message that
@@ -194,6 +209,7 @@ type link struct {
 	*grpc.ClientConn
 
 	calls atomic.Int64
+	lanes lanes
 }
 
 func (l *link) ready() bool { return l.GetState() == connectivity.Ready }

@@ -5,7 +5,9 @@
 //
 // A member is dialled when it is first asked for something: a second connection
 // beside the first when that is busy, so that one stream's loss does not stall all.
-// Nobody waits for the second while the first stands. A member's address, boot id,
+// Nobody waits for the second while the first stands. Small objects of nodes in our
+// own region are asked for over a wire.Lane, and by a call when that does not
+// answer. A member's address, boot id,
 // role and region make one life of it; when any of them changes, it is dialled
 // anew and everything that was known of it is forgotten. Connections of a life
 // that has ended, or of a member that has left the view, are closed once the last
@@ -55,7 +57,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/wire"
@@ -123,7 +124,8 @@ type Set struct {
 	mu      sync.RWMutex
 	closed  bool
 	peers   map[string]*peer
-	retired []*peer // to be closed when they are idle
+	retired []*peer        // to be closed when they are idle
+	running sync.WaitGroup // lanes; grows under mu, and not once it is closed
 }
 
 // New returns a Set without any connection. It panics when the metrics are
@@ -193,12 +195,10 @@ func (s *Set) Stats(id string) Stats {
 
 // stamp completes the options of a call.
 func (s *Set) stamp(id string, o wire.Options) wire.Options {
-	t := &ringmodv1.GetRequest{}
-	if o.Template != nil {
-		t = proto.CloneOf(o.Template)
+	t := &ringmodv1.GetRequest{
+		RequestId: o.Template.GetRequestId(), Freshness: o.Template.GetFreshness(), CallerRegion: s.cfg.Region,
 	}
 	t.ViewDigest, t.ViewSeq = s.view()
-	t.CallerRegion = s.cfg.Region
 	o.Template, o.Node = t, id
 	if o.Pool == nil {
 		o.Pool = s.cfg.Pool

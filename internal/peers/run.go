@@ -58,6 +58,7 @@ func (s *Set) shut() {
 	for _, p := range all {
 		p.close()
 	}
+	s.running.Wait()
 }
 
 // sweep retires those whom the view no longer has as they were, and closes those
@@ -121,7 +122,7 @@ func (s *Set) watchAll(ctx context.Context, watchers *sync.WaitGroup, which func
 // watch asks a peer for its health: once where there is doubt, until it answers
 // where the breaker is open.
 func (s *Set) watch(ctx context.Context, p *peer) {
-	if !p.breaker.isOpen() && !p.ask(ctx) {
+	if !p.breaker.isOpen() && !p.inquire(ctx) {
 		return
 	}
 	wait := p.breaker.wait()
@@ -137,9 +138,9 @@ func (s *Set) watch(ctx context.Context, p *peer) {
 	}
 }
 
-// ask clears a doubt, and tells whether that opened the breaker. Silence does; an
+// inquire clears a doubt, and tells whether that opened the breaker. Silence does; an
 // error is as good as that of a call.
-func (p *peer) ask(ctx context.Context) bool {
+func (p *peer) inquire(ctx context.Context) bool {
 	p.doubtful.Store(false)
 	epoch := p.breaker.now()
 	err := p.healthy(ctx, wire.Silence)

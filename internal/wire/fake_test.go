@@ -34,10 +34,15 @@ func (s *scripted) Get(req *ringmodv1.GetRequest, stream getStream) error { retu
 // needs no network, so that it works in a synctest bubble.
 func serve(t *testing.T, get func(*ringmodv1.GetRequest, getStream) error, options ...grpc.ServerOption) (*grpc.ClientConn, *grpc.Server) {
 	t.Helper()
+	return serveCacheService(t, &scripted{get: get}, options...)
+}
+
+func serveCacheService(t *testing.T, node ringmodv1.CacheServiceServer, options ...grpc.ServerOption) (*grpc.ClientConn, *grpc.Server) {
+	t.Helper()
 	pool := new(wire.Pool)
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer(append(wire.ServerOptions(pool), options...)...)
-	ringmodv1.RegisterCacheServiceServer(server, &scripted{get: get})
+	ringmodv1.RegisterCacheServiceServer(server, node)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

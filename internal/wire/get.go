@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -89,9 +88,10 @@ func Get(ctx context.Context, cc grpc.ClientConnInterface, req cache.Request, o 
 }
 
 func request(req cache.Request, o Options) *ringmodv1.GetRequest {
-	r := &ringmodv1.GetRequest{}
-	if o.Template != nil {
-		r = proto.CloneOf(o.Template)
+	t := o.Template // by field: proto.Clone costs as much as all the rest
+	r := &ringmodv1.GetRequest{
+		ViewDigest: t.GetViewDigest(), ViewSeq: t.GetViewSeq(), RequestId: t.GetRequestId(), CallerRegion: t.GetCallerRegion(),
+		Freshness: t.GetFreshness(),
 	}
 	r.Target, r.Whole, r.Mode = req.Target.String(), req.Whole, modeOf(req.Mode)
 	r.Hops = uint32(min(max(MaxHops-req.Hops, 0), MaxHops)) // the wire counts those that are left

@@ -237,6 +237,9 @@ func (s *spied) Context() context.Context {
 
 func (s *spied) RecvMsg(m any) error {
 	err := s.ServerStream.RecvMsg(m)
+	if small, ok := m.(*ringmodv1.GetSmallRequest); ok {
+		m = small.GetGet()
+	}
 	if req, ok := m.(*ringmodv1.GetRequest); ok && err == nil {
 		s.region = req.GetCallerRegion()
 		s.process.w.book.call(call{

@@ -62,6 +62,7 @@ type process struct {
 	pool   *wire.Pool
 	grpc   *grpc.Server // of a node
 	health *health.Server
+	ending chan struct{}
 	node   *node.Node
 	copies *copies.Keeper // of node
 	web    *http.Server   // of a gateway
@@ -75,7 +76,7 @@ type process struct {
 func (w *World) boot(m *machine) (*process, error) {
 	p := &process{
 		w: w, m: m, boot: int(m.boots.Load()), log: w.logger(m), handle: &handle{disk: m.disk}, pool: new(wire.Pool), reg: prometheus.NewRegistry(),
-		dead: make(chan struct{}), down: make(chan struct{}), done: make(chan struct{}),
+		dead: make(chan struct{}), down: make(chan struct{}), done: make(chan struct{}), ending: make(chan struct{}),
 	}
 	p.source = &source{out: w.out, id: m.id, boot: int(m.boots.Load()), host: m.host, dead: p.dead}
 	if err := p.listen(); err != nil {
@@ -152,7 +153,7 @@ func (p *process) assembleNode() ([]task, error) {
 	})
 	p.grpc = grpc.NewServer(append(wire.ServerOptions(p.pool), grpc.StreamInterceptor(p.listenIn))...)
 	node.Register(p.grpc, node.ServiceConfig{
-		Cache: p.node, Holder: p.node, Pool: p.pool, View: p.stamp, OnView: p.sync.Observe, Caller: p.w.caller, Logger: p.log,
+		Cache: p.node, Holder: p.node, Pool: p.pool, View: p.stamp, OnView: p.sync.Observe, Caller: p.w.caller, Ending: p.ending, Logger: p.log,
 	})
 	p.copies.Use(p.node)
 	node.RegisterPeer(p.grpc, node.PeerParts{Announcer: p.copies})
@@ -360,6 +361,7 @@ func (w *World) drain(p *process) {
 		return
 	}
 	p.health.Shutdown()
+	close(p.ending)
 	hasten := context.AfterFunc(ctx, p.grpc.Stop)
 	defer hasten()
 	now, cancelNow := context.WithCancel(ctx)

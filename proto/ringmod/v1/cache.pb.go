@@ -560,6 +560,114 @@ func (*GetResponse_Chunk) isGetResponse_Part() {}
 func (*GetResponse_Trailer) isGetResponse_Part() {}
 
 // Header opens an answer.
+type GetSmallRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number that the answer carries, chosen by the caller, never 0.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What is asked for. Its mode counts as PEEK, and it wants the whole object.
+	Get           *GetRequest `protobuf:"bytes,2,opt,name=get,proto3" json:"get,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSmallRequest) Reset() {
+	*x = GetSmallRequest{}
+	mi := &file_ringmod_v1_cache_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSmallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSmallRequest) ProtoMessage() {}
+
+func (x *GetSmallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_cache_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSmallRequest.ProtoReflect.Descriptor instead.
+func (*GetSmallRequest) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GetSmallRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *GetSmallRequest) GetGet() *GetRequest {
+	if x != nil {
+		return x.Get
+	}
+	return nil
+}
+
+type GetSmallResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the request. 0: the node stops.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The header, with the whole object inside. Absent: ask with Get.
+	Header        *Header `protobuf:"bytes,2,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSmallResponse) Reset() {
+	*x = GetSmallResponse{}
+	mi := &file_ringmod_v1_cache_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSmallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSmallResponse) ProtoMessage() {}
+
+func (x *GetSmallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_cache_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSmallResponse.ProtoReflect.Descriptor instead.
+func (*GetSmallResponse) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *GetSmallResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *GetSmallResponse) GetHeader() *Header {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Size of the whole object in bytes, whatever the offset. Absent: a fill has
@@ -605,7 +713,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[3]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +725,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[3]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +738,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{3}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Header) GetSize() uint64 {
@@ -747,7 +855,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[4]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +867,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[4]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +880,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{4}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Progress) GetPhase() FillPhase {
@@ -812,7 +920,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[5]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +932,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[5]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +945,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{5}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Chunk) GetOffset() uint64 {
@@ -879,7 +987,7 @@ type Trailer struct {
 
 func (x *Trailer) Reset() {
 	*x = Trailer{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[6]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +999,7 @@ func (x *Trailer) String() string {
 func (*Trailer) ProtoMessage() {}
 
 func (x *Trailer) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[6]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1012,7 @@ func (x *Trailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trailer.ProtoReflect.Descriptor instead.
 func (*Trailer) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{6}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Trailer) GetSize() uint64 {
@@ -950,7 +1058,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[7]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1070,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[7]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1083,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{7}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StatRequest) GetTargets() []string {
@@ -1014,7 +1122,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[8]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1134,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[8]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1147,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{8}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StatResponse) GetHoldings() []*Holding {
@@ -1085,7 +1193,7 @@ type Holding struct {
 
 func (x *Holding) Reset() {
 	*x = Holding{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[9]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1205,7 @@ func (x *Holding) String() string {
 func (*Holding) ProtoMessage() {}
 
 func (x *Holding) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[9]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1218,7 @@ func (x *Holding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holding.ProtoReflect.Descriptor instead.
 func (*Holding) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{9}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Holding) GetTarget() string {
@@ -1191,7 +1299,7 @@ type Copy struct {
 
 func (x *Copy) Reset() {
 	*x = Copy{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[10]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1311,7 @@ func (x *Copy) String() string {
 func (*Copy) ProtoMessage() {}
 
 func (x *Copy) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[10]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1324,7 @@ func (x *Copy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Copy.ProtoReflect.Descriptor instead.
 func (*Copy) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{10}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Copy) GetTarget() string {
@@ -1318,7 +1426,7 @@ type Negative struct {
 
 func (x *Negative) Reset() {
 	*x = Negative{}
-	mi := &file_ringmod_v1_cache_proto_msgTypes[11]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1438,7 @@ func (x *Negative) String() string {
 func (*Negative) ProtoMessage() {}
 
 func (x *Negative) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cache_proto_msgTypes[11]
+	mi := &file_ringmod_v1_cache_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1451,7 @@ func (x *Negative) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Negative.ProtoReflect.Descriptor instead.
 func (*Negative) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{11}
+	return file_ringmod_v1_cache_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Negative) GetError() *ErrorDetail {
@@ -1402,7 +1510,13 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\bprogress\x18\x02 \x01(\v2\x14.ringmod.v1.ProgressH\x00R\bprogress\x12)\n" +
 	"\x05chunk\x18\x03 \x01(\v2\x11.ringmod.v1.ChunkH\x00R\x05chunk\x12/\n" +
 	"\atrailer\x18\x04 \x01(\v2\x13.ringmod.v1.TrailerH\x00R\atrailerB\x06\n" +
-	"\x04part\"\xda\x03\n" +
+	"\x04part\"K\n" +
+	"\x0fGetSmallRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12(\n" +
+	"\x03get\x18\x02 \x01(\v2\x16.ringmod.v1.GetRequestR\x03get\"N\n" +
+	"\x10GetSmallResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
+	"\x06header\x18\x02 \x01(\v2\x12.ringmod.v1.HeaderR\x06header\"\xda\x03\n" +
 	"\x06Header\x12\x17\n" +
 	"\x04size\x18\x01 \x01(\x04H\x00R\x04size\x88\x01\x01\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x0e\n" +
@@ -1495,9 +1609,10 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\x11FILL_PHASE_QUEUED\x10\x01\x12\x16\n" +
 	"\x12FILL_PHASE_WAITING\x10\x02\x12\x18\n" +
 	"\x14FILL_PHASE_RECEIVING\x10\x03\x12\x18\n" +
-	"\x14FILL_PHASE_VERIFYING\x10\x042\x83\x01\n" +
+	"\x14FILL_PHASE_VERIFYING\x10\x042\xce\x01\n" +
 	"\fCacheService\x128\n" +
-	"\x03Get\x12\x16.ringmod.v1.GetRequest\x1a\x17.ringmod.v1.GetResponse0\x01\x129\n" +
+	"\x03Get\x12\x16.ringmod.v1.GetRequest\x1a\x17.ringmod.v1.GetResponse0\x01\x12I\n" +
+	"\bGetSmall\x12\x1b.ringmod.v1.GetSmallRequest\x1a\x1c.ringmod.v1.GetSmallResponse(\x010\x01\x129\n" +
 	"\x04Stat\x12\x17.ringmod.v1.StatRequest\x1a\x18.ringmod.v1.StatResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
 
 var (
@@ -1513,7 +1628,7 @@ func file_ringmod_v1_cache_proto_rawDescGZIP() []byte {
 }
 
 var file_ringmod_v1_cache_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ringmod_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ringmod_v1_cache_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_ringmod_v1_cache_proto_goTypes = []any{
 	(Mode)(0),                   // 0: ringmod.v1.Mode
 	(Source)(0),                 // 1: ringmod.v1.Source
@@ -1521,53 +1636,59 @@ var file_ringmod_v1_cache_proto_goTypes = []any{
 	(*GetRequest)(nil),          // 3: ringmod.v1.GetRequest
 	(*Freshness)(nil),           // 4: ringmod.v1.Freshness
 	(*GetResponse)(nil),         // 5: ringmod.v1.GetResponse
-	(*Header)(nil),              // 6: ringmod.v1.Header
-	(*Progress)(nil),            // 7: ringmod.v1.Progress
-	(*Chunk)(nil),               // 8: ringmod.v1.Chunk
-	(*Trailer)(nil),             // 9: ringmod.v1.Trailer
-	(*StatRequest)(nil),         // 10: ringmod.v1.StatRequest
-	(*StatResponse)(nil),        // 11: ringmod.v1.StatResponse
-	(*Holding)(nil),             // 12: ringmod.v1.Holding
-	(*Copy)(nil),                // 13: ringmod.v1.Copy
-	(*Negative)(nil),            // 14: ringmod.v1.Negative
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
-	(*ErrorDetail)(nil),         // 16: ringmod.v1.ErrorDetail
+	(*GetSmallRequest)(nil),     // 6: ringmod.v1.GetSmallRequest
+	(*GetSmallResponse)(nil),    // 7: ringmod.v1.GetSmallResponse
+	(*Header)(nil),              // 8: ringmod.v1.Header
+	(*Progress)(nil),            // 9: ringmod.v1.Progress
+	(*Chunk)(nil),               // 10: ringmod.v1.Chunk
+	(*Trailer)(nil),             // 11: ringmod.v1.Trailer
+	(*StatRequest)(nil),         // 12: ringmod.v1.StatRequest
+	(*StatResponse)(nil),        // 13: ringmod.v1.StatResponse
+	(*Holding)(nil),             // 14: ringmod.v1.Holding
+	(*Copy)(nil),                // 15: ringmod.v1.Copy
+	(*Negative)(nil),            // 16: ringmod.v1.Negative
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*ErrorDetail)(nil),         // 18: ringmod.v1.ErrorDetail
 }
 var file_ringmod_v1_cache_proto_depIdxs = []int32{
 	0,  // 0: ringmod.v1.GetRequest.mode:type_name -> ringmod.v1.Mode
 	4,  // 1: ringmod.v1.GetRequest.freshness:type_name -> ringmod.v1.Freshness
-	15, // 2: ringmod.v1.Freshness.max_age:type_name -> google.protobuf.Duration
-	6,  // 3: ringmod.v1.GetResponse.header:type_name -> ringmod.v1.Header
-	7,  // 4: ringmod.v1.GetResponse.progress:type_name -> ringmod.v1.Progress
-	8,  // 5: ringmod.v1.GetResponse.chunk:type_name -> ringmod.v1.Chunk
-	9,  // 6: ringmod.v1.GetResponse.trailer:type_name -> ringmod.v1.Trailer
-	15, // 7: ringmod.v1.Header.stored_age:type_name -> google.protobuf.Duration
-	15, // 8: ringmod.v1.Header.age:type_name -> google.protobuf.Duration
-	15, // 9: ringmod.v1.Header.ttl:type_name -> google.protobuf.Duration
-	1,  // 10: ringmod.v1.Header.source:type_name -> ringmod.v1.Source
-	2,  // 11: ringmod.v1.Progress.phase:type_name -> ringmod.v1.FillPhase
-	12, // 12: ringmod.v1.StatResponse.holdings:type_name -> ringmod.v1.Holding
-	13, // 13: ringmod.v1.Holding.copy:type_name -> ringmod.v1.Copy
-	14, // 14: ringmod.v1.Holding.negative:type_name -> ringmod.v1.Negative
-	16, // 15: ringmod.v1.Holding.last_error:type_name -> ringmod.v1.ErrorDetail
-	15, // 16: ringmod.v1.Holding.last_error_age:type_name -> google.protobuf.Duration
-	15, // 17: ringmod.v1.Copy.stored_age:type_name -> google.protobuf.Duration
-	15, // 18: ringmod.v1.Copy.used_age:type_name -> google.protobuf.Duration
-	15, // 19: ringmod.v1.Copy.checked_age:type_name -> google.protobuf.Duration
-	15, // 20: ringmod.v1.Copy.age:type_name -> google.protobuf.Duration
-	15, // 21: ringmod.v1.Copy.ttl:type_name -> google.protobuf.Duration
-	16, // 22: ringmod.v1.Negative.error:type_name -> ringmod.v1.ErrorDetail
-	15, // 23: ringmod.v1.Negative.age:type_name -> google.protobuf.Duration
-	15, // 24: ringmod.v1.Negative.ttl:type_name -> google.protobuf.Duration
-	3,  // 25: ringmod.v1.CacheService.Get:input_type -> ringmod.v1.GetRequest
-	10, // 26: ringmod.v1.CacheService.Stat:input_type -> ringmod.v1.StatRequest
-	5,  // 27: ringmod.v1.CacheService.Get:output_type -> ringmod.v1.GetResponse
-	11, // 28: ringmod.v1.CacheService.Stat:output_type -> ringmod.v1.StatResponse
-	27, // [27:29] is the sub-list for method output_type
-	25, // [25:27] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 2: ringmod.v1.Freshness.max_age:type_name -> google.protobuf.Duration
+	8,  // 3: ringmod.v1.GetResponse.header:type_name -> ringmod.v1.Header
+	9,  // 4: ringmod.v1.GetResponse.progress:type_name -> ringmod.v1.Progress
+	10, // 5: ringmod.v1.GetResponse.chunk:type_name -> ringmod.v1.Chunk
+	11, // 6: ringmod.v1.GetResponse.trailer:type_name -> ringmod.v1.Trailer
+	3,  // 7: ringmod.v1.GetSmallRequest.get:type_name -> ringmod.v1.GetRequest
+	8,  // 8: ringmod.v1.GetSmallResponse.header:type_name -> ringmod.v1.Header
+	17, // 9: ringmod.v1.Header.stored_age:type_name -> google.protobuf.Duration
+	17, // 10: ringmod.v1.Header.age:type_name -> google.protobuf.Duration
+	17, // 11: ringmod.v1.Header.ttl:type_name -> google.protobuf.Duration
+	1,  // 12: ringmod.v1.Header.source:type_name -> ringmod.v1.Source
+	2,  // 13: ringmod.v1.Progress.phase:type_name -> ringmod.v1.FillPhase
+	14, // 14: ringmod.v1.StatResponse.holdings:type_name -> ringmod.v1.Holding
+	15, // 15: ringmod.v1.Holding.copy:type_name -> ringmod.v1.Copy
+	16, // 16: ringmod.v1.Holding.negative:type_name -> ringmod.v1.Negative
+	18, // 17: ringmod.v1.Holding.last_error:type_name -> ringmod.v1.ErrorDetail
+	17, // 18: ringmod.v1.Holding.last_error_age:type_name -> google.protobuf.Duration
+	17, // 19: ringmod.v1.Copy.stored_age:type_name -> google.protobuf.Duration
+	17, // 20: ringmod.v1.Copy.used_age:type_name -> google.protobuf.Duration
+	17, // 21: ringmod.v1.Copy.checked_age:type_name -> google.protobuf.Duration
+	17, // 22: ringmod.v1.Copy.age:type_name -> google.protobuf.Duration
+	17, // 23: ringmod.v1.Copy.ttl:type_name -> google.protobuf.Duration
+	18, // 24: ringmod.v1.Negative.error:type_name -> ringmod.v1.ErrorDetail
+	17, // 25: ringmod.v1.Negative.age:type_name -> google.protobuf.Duration
+	17, // 26: ringmod.v1.Negative.ttl:type_name -> google.protobuf.Duration
+	3,  // 27: ringmod.v1.CacheService.Get:input_type -> ringmod.v1.GetRequest
+	6,  // 28: ringmod.v1.CacheService.GetSmall:input_type -> ringmod.v1.GetSmallRequest
+	12, // 29: ringmod.v1.CacheService.Stat:input_type -> ringmod.v1.StatRequest
+	5,  // 30: ringmod.v1.CacheService.Get:output_type -> ringmod.v1.GetResponse
+	7,  // 31: ringmod.v1.CacheService.GetSmall:output_type -> ringmod.v1.GetSmallResponse
+	13, // 32: ringmod.v1.CacheService.Stat:output_type -> ringmod.v1.StatResponse
+	30, // [30:33] is the sub-list for method output_type
+	27, // [27:30] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_cache_proto_init() }
@@ -1582,16 +1703,16 @@ func file_ringmod_v1_cache_proto_init() {
 		(*GetResponse_Chunk)(nil),
 		(*GetResponse_Trailer)(nil),
 	}
-	file_ringmod_v1_cache_proto_msgTypes[3].OneofWrappers = []any{}
-	file_ringmod_v1_cache_proto_msgTypes[4].OneofWrappers = []any{}
 	file_ringmod_v1_cache_proto_msgTypes[5].OneofWrappers = []any{}
+	file_ringmod_v1_cache_proto_msgTypes[6].OneofWrappers = []any{}
+	file_ringmod_v1_cache_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_cache_proto_rawDesc), len(file_ringmod_v1_cache_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CacheService_Get_FullMethodName  = "/ringmod.v1.CacheService/Get"
-	CacheService_Stat_FullMethodName = "/ringmod.v1.CacheService/Stat"
+	CacheService_Get_FullMethodName      = "/ringmod.v1.CacheService/Get"
+	CacheService_GetSmall_FullMethodName = "/ringmod.v1.CacheService/GetSmall"
+	CacheService_Stat_FullMethodName     = "/ringmod.v1.CacheService/Stat"
 )
 
 // CacheServiceClient is the client API for CacheService service.
@@ -42,6 +43,12 @@ type CacheServiceClient interface {
 	// until then must not be passed on as complete. While a fill runs, a message
 	// comes at least once a second: three seconds of silence mean a dead node.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetResponse], error)
+	// GetSmall answers from disk what is small and never changes, many requests
+	// over one stream, for a fraction of what as many calls of Get cost. Answers
+	// come in any order. Whatever it does not answer with a header is for Get,
+	// misses and trouble included. A node that stops sends an answer with id 0: it
+	// answers what it has received, and the caller closes its side.
+	GetSmall(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GetSmallRequest, GetSmallResponse], error)
 	// Stat says what this node holds of up to 256 objects, without reading or
 	// filling any.
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatResponse, error)
@@ -74,6 +81,19 @@ func (c *cacheServiceClient) Get(ctx context.Context, in *GetRequest, opts ...gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CacheService_GetClient = grpc.ServerStreamingClient[GetResponse]
 
+func (c *cacheServiceClient) GetSmall(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GetSmallRequest, GetSmallResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CacheService_ServiceDesc.Streams[1], CacheService_GetSmall_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetSmallRequest, GetSmallResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CacheService_GetSmallClient = grpc.BidiStreamingClient[GetSmallRequest, GetSmallResponse]
+
 func (c *cacheServiceClient) Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*StatResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatResponse)
@@ -103,6 +123,12 @@ type CacheServiceServer interface {
 	// until then must not be passed on as complete. While a fill runs, a message
 	// comes at least once a second: three seconds of silence mean a dead node.
 	Get(*GetRequest, grpc.ServerStreamingServer[GetResponse]) error
+	// GetSmall answers from disk what is small and never changes, many requests
+	// over one stream, for a fraction of what as many calls of Get cost. Answers
+	// come in any order. Whatever it does not answer with a header is for Get,
+	// misses and trouble included. A node that stops sends an answer with id 0: it
+	// answers what it has received, and the caller closes its side.
+	GetSmall(grpc.BidiStreamingServer[GetSmallRequest, GetSmallResponse]) error
 	// Stat says what this node holds of up to 256 objects, without reading or
 	// filling any.
 	Stat(context.Context, *StatRequest) (*StatResponse, error)
@@ -118,6 +144,9 @@ type UnimplementedCacheServiceServer struct{}
 
 func (UnimplementedCacheServiceServer) Get(*GetRequest, grpc.ServerStreamingServer[GetResponse]) error {
 	return status.Error(codes.Unimplemented, "method Get not implemented")
+}
+func (UnimplementedCacheServiceServer) GetSmall(grpc.BidiStreamingServer[GetSmallRequest, GetSmallResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetSmall not implemented")
 }
 func (UnimplementedCacheServiceServer) Stat(context.Context, *StatRequest) (*StatResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
@@ -154,6 +183,13 @@ func _CacheService_Get_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type CacheService_GetServer = grpc.ServerStreamingServer[GetResponse]
 
+func _CacheService_GetSmall_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CacheServiceServer).GetSmall(&grpc.GenericServerStream[GetSmallRequest, GetSmallResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CacheService_GetSmallServer = grpc.BidiStreamingServer[GetSmallRequest, GetSmallResponse]
+
 func _CacheService_Stat_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatRequest)
 	if err := dec(in); err != nil {
@@ -189,6 +225,12 @@ var CacheService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Get",
 			Handler:       _CacheService_Get_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetSmall",
+			Handler:       _CacheService_GetSmall_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "ringmod/v1/cache.proto",
