@@ -88,7 +88,7 @@ func TestSharesOutlive(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			d := openShares(t, dir)
-			for i := range 40 {
+			for i := range 16 {
 				name := fmt.Sprintf("a/%d", i)
 				mustCommit(t, d, name, content(name, 10+i))
 			}
@@ -134,7 +134,7 @@ func TestCountBesideWrites(t *testing.T) {
 	go func() {
 		defer close(done)
 		random := rand.New(rand.NewPCG(1, 1))
-		for range 60 {
+		for range 25 {
 			name := fmt.Sprintf("m%06d/0", random.IntN(3*versionPage))
 			if random.IntN(2) == 0 {
 				if err := d.Remove(name); err != nil {
