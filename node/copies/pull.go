@@ -184,7 +184,7 @@ var errChanged = errors.New("other bytes than those that were announced")
 // pull gets an object and hands it to the node.
 func (k *Keeper) pull(ctx context.Context, p *pull) (result string, err error) {
 	defer k.survive(ctx, p.holder, &err)
-	if k.isHere(ctx, p.target) {
+	if k.isHere(ctx, p.target) || k.adopts(ctx, p.target) {
 		return pulledNothing, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullLimit)
@@ -212,6 +212,20 @@ func (k *Keeper) isHere(ctx context.Context, t target.Target) bool {
 	}
 	h, err := k.node.Holding(ctx, t)
 	return err == nil && (h.GetCopy() != nil || h.GetFilling())
+}
+
+// adopts tells whether an object is here after all: after the loss of its index a disk
+// finds it when it is asked for.
+func (k *Keeper) adopts(ctx context.Context, t target.Target) bool {
+	if !t.Kind.Immutable() {
+		return false
+	}
+	obj, err := k.cfg.Store.Open(ctx, t.String())
+	if err != nil {
+		return false
+	}
+	obj.File.Close() //nolint:errcheck // only read
+	return true
 }
 
 // fixed tells whether two copies of a target must have the same bytes. The answer to

@@ -319,5 +319,6 @@ func (d *Disk) HasRoom() bool {
 		return false
 	}
 	taken, _ := d.budget.taken()
-	return float64(taken) < lowMark*float64(d.budget.capacity())
+	_, hot := d.hot.Usage() // goes first
+	return float64(taken-hot) < lowMark*float64(d.budget.capacity())
 }
