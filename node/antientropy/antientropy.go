@@ -65,10 +65,11 @@ import (
 
 // Times of rounds.
 const (
-	DefaultPeriod = 5 * time.Minute // cluster.md 4.9
-	settle        = time.Second     // after the placement has changed
-	firstRetry    = 5 * time.Second // after a round that has left something, doubling up to the period
-	handPause     = time.Second     // between rounds of a node that is Leaving
+	DefaultPeriod = 5 * time.Minute  // cluster.md 4.9
+	settle        = time.Second      // after the placement has changed
+	firstRetry    = 5 * time.Second  // after a round that has left something, doubling up to the period
+	handPause     = time.Second      // between rounds of a node that is Leaving
+	patience      = 15 * time.Second // after the start, for partners that are not known to be up
 )
 
 // Nodes is the way to the other nodes; *peers.Set is one.
@@ -201,7 +202,8 @@ func (c *Comparer) Wake() {
 
 // Progress tells how far this node is. It is known once each partition that is or
 // becomes ours has been compared, in the placement of now, with all its partners that
-// can be reached; where there are none there is nothing to miss. What this node cannot
+// can be reached; where there are none there is nothing to miss. In the first 15 seconds
+// of Run all partners have to be reached, as nobody may have been met yet. What this node cannot
 // or will not pull does not count as missing.
 func (c *Comparer) Progress() (p Progress, known bool) {
 	digest := c.viewDigest()
@@ -235,6 +237,7 @@ func (c *Comparer) stamp() (digest, seq uint64) {
 
 // Run compares until ctx is done.
 func (c *Comparer) Run(ctx context.Context) error {
+	c.mem.began = time.Now()
 	retry := firstRetry
 	for ctx.Err() == nil {
 		view := c.cfg.View()

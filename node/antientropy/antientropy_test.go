@@ -197,6 +197,10 @@ func TestAway(t *testing.T) {
 		w.nodes["a1"].put(modName(1), "data")
 		w.set(func() { w.down["a1"] = true })
 		w.run()
+		time.Sleep(10 * time.Second)
+		if _, known := w.nodes["a2"].Progress(); known {
+			t.Error("known though a1 has not been met")
+		}
 		time.Sleep(time.Minute)
 		if p, known := w.nodes["a2"].Progress(); !known || p.Missing != 0 {
 			t.Errorf("nobody is there: %+v, %v", p, known)

@@ -17,7 +17,8 @@ const (
 
 // memory is what a Comparer knows from one round to the next.
 type memory struct {
-	plan    *plan // of the last round
+	began   time.Time // when Run did
+	plan    *plan     // of the last round
 	settled map[pairKey]pair
 	failed  map[uint64]failure           // by hash of the target
 	foreign map[ring.Partition]time.Time // since when a partition with objects is not ours

@@ -81,8 +81,13 @@ func (c *Comparer) round(ctx context.Context, view *ring.View) (settled, hands b
 		return false, false
 	}
 	for _, id := range members(r.plan.partners) {
-		if c.cfg.Nodes.Usable(id) && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case c.cfg.Nodes.Usable(id):
 			r.compareWith(ctx, id)
+		default: // it may have been met in the view only
+			r.unsettled = true
+			r.alone = r.alone || r.now.Sub(c.mem.began) < patience
 		}
 	}
 	r.publish(ctx.Err() == nil && !r.alone)

@@ -224,7 +224,7 @@ func (k *Keeper) adopts(ctx context.Context, t target.Target) bool {
 	if err != nil {
 		return false
 	}
-	obj.File.Close() //nolint:errcheck // only read
+	obj.File.Close()
 	return true
 }
 
