@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/store"
 )
 
@@ -18,7 +19,11 @@ type disk struct {
 	held map[string]time.Time
 }
 
-func newDisk() *disk { return &disk{Mem: store.NewMem(), held: make(map[string]time.Time)} }
+func newDisk() *disk {
+	d := &disk{Mem: store.NewMem(), held: make(map[string]time.Time)}
+	d.Place = antientropy.Place
+	return d
+}
 
 // heldSince returns when an object was first committed, false if it was not.
 func (d *disk) heldSince(name string) (time.Time, bool) {
@@ -125,6 +130,20 @@ func (f *openFile) Close() error {
 
 // Stat implements store.Store.
 func (h *handle) Stat(name string) (store.Entry, error) { return h.disk.Stat(name) }
+
+// Sums implements antientropy.Store.
+func (h *handle) Sums(ctx context.Context) ([]store.Sum, error) { return h.disk.Sums(ctx) }
+
+// Keys implements antientropy.Store.
+func (h *handle) Keys(ctx context.Context, partition int, after store.Key, most int) ([]store.Key, error) {
+	return h.disk.Keys(ctx, partition, after, most)
+}
+
+// HasRoom implements antientropy.Store.
+func (h *handle) HasRoom() bool { return h.disk.HasRoom() }
+
+// Evicted implements antientropy.Store.
+func (h *handle) Evicted(name string) time.Time { return h.disk.Evicted(name) }
 
 // Walk implements store.Store.
 func (h *handle) Walk(ctx context.Context, prefix string, visit func(store.Entry) bool) error {

@@ -25,6 +25,7 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/member/membertest"
@@ -156,11 +157,15 @@ func (p *process) assembleNode() ([]task, error) {
 		Cache: p.node, Holder: p.node, Pool: p.pool, View: p.stamp, OnView: p.sync.Observe, Caller: p.w.caller, Ending: p.ending, Logger: p.log,
 	})
 	p.copies.Use(p.node)
-	node.RegisterPeer(p.grpc, node.PeerParts{Announcer: p.copies})
+	compared := antientropy.New(antientropy.Config{
+		Self: p.m.id, Region: p.m.region, View: p.member.View, Changed: p.member.Changed, Nodes: p.peers, Store: p.handle, Pulls: p.copies,
+		Hints: p.copies, OnView: p.sync.Observe, Caller: p.w.caller, Logger: p.log,
+	})
+	node.RegisterPeer(p.grpc, node.PeerParts{Announcer: p.copies, Comparer: compared})
 	member.Register(p.grpc, p.member)
 	p.health = health.NewServer()
 	healthpb.RegisterHealthServer(p.grpc, p.health)
-	return []task{p.copies.Run, func(context.Context) error { return p.grpc.Serve(p.data.Listener()) }}, nil
+	return []task{p.copies.Run, compared.Run, func(context.Context) error { return p.grpc.Serve(p.data.Listener()) }}, nil
 }
 
 // caller returns the id of the member that makes a call, by its address.
