@@ -145,8 +145,8 @@ func (e *entry) serve(x *exchange, o origin) {
 		return
 	}
 	e.header.setWhole(to)
-	x.WriteHeader(http.StatusOK)
 	if x.r.Method == http.MethodHead || len(e.body) == 0 {
+		x.WriteHeader(http.StatusOK)
 		return
 	}
 	if _, err := x.Write(e.body); err != nil {

@@ -60,10 +60,14 @@ func (x *exchange) Write(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	extended := x.status == 0 // by WriteHeader, just now
 	x.WriteHeader(http.StatusOK)
 	for {
 		part := p[n:min(n+slice, len(p))]
-		x.extend(time.Now())
+		if !extended {
+			x.extend(time.Now())
+		}
+		extended = false
 		m, err := x.ResponseWriter.Write(part)
 		n += m
 		x.bytes += int64(m)

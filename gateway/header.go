@@ -66,8 +66,9 @@ var kindHeaders = [...]kindHeader{
 type header struct {
 	contentType, cacheControl, etag, lastModified, length []string
 
-	modTime time.Time // zero where Last-Modified is not sent
-	ranges  bool      // whole and seekable
+	own     *[3]string // the last three
+	modTime time.Time  // zero where Last-Modified is not sent
+	ranges  bool       // whole and seekable
 }
 
 // newHeader prepares the headers for obj.
@@ -81,16 +82,26 @@ func newHeader(kind target.Kind, obj *cache.Object, private bool) header {
 		h.cacheControl = common.private
 	}
 	if obj.SHA256 != ([32]byte{}) {
-		h.etag = []string{`"` + hex.EncodeToString(obj.SHA256[:]) + `"`}
+		h.etag = h.value(0, `"`+hex.EncodeToString(obj.SHA256[:])+`"`)
 	}
 	if (kind == target.Mod || kind == target.Zip) && !obj.ModTime.IsZero() {
 		h.modTime = obj.ModTime
-		h.lastModified = []string{obj.ModTime.UTC().Format(http.TimeFormat)}
+		h.lastModified = h.value(1, obj.ModTime.UTC().Format(http.TimeFormat))
 	}
 	if obj.Size >= 0 {
-		h.length = []string{strconv.FormatInt(obj.Size, 10)}
+		h.length = h.value(2, strconv.FormatInt(obj.Size, 10))
 	}
 	return h
+}
+
+// value keeps the value of a header that only this answer has. All of them share one
+// allocation, as many answers are kept in memory.
+func (h *header) value(i int, text string) []string {
+	if h.own == nil {
+		h.own = new([3]string)
+	}
+	h.own[i] = text
+	return h.own[i : i+1 : i+1]
 }
 
 // set writes h into to, apart from what ServeContent sets.

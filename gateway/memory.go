@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"container/list"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -16,10 +15,10 @@ type memory struct {
 	seed   maphash.Seed
 	shards [16]memoryShard
 
-	mu    sync.Mutex // of changes; taken before a shard's
-	queue list.List  // of *place, newest first
-	hand  *list.Element
-	bytes int64
+	mu             sync.Mutex // of changes; taken before a shard's
+	newest, oldest *place
+	hand           *place
+	bytes          int64
 }
 
 type memoryShard struct {
@@ -31,7 +30,8 @@ type memoryShard struct {
 type place struct {
 	entry *entry
 	read  atomic.Bool
-	at    *list.Element // under memory.mu
+
+	newer, older *place // under memory.mu; links of its own spare the garbage collector one object in each entry
 }
 
 // overhead is what an entry costs beside its body and name: headers, map, queue.
@@ -94,7 +94,7 @@ func (m *memory) put(e *entry) {
 		s.mu.Unlock()
 	default:
 		p = &place{entry: e}
-		p.at = m.queue.PushFront(p)
+		m.push(p)
 		m.bytes += cost(e)
 		s.mu.Lock()
 		s.places[name] = p
@@ -108,31 +108,49 @@ func (m *memory) put(e *entry) {
 // evict takes out the first entry from the hand on, oldest to newest and round
 // again, that has not been read since the hand last came by.
 func (m *memory) evict() {
-	at := m.hand
+	p := m.hand
 	for {
-		if at == nil {
-			at = m.queue.Back()
+		if p == nil {
+			p = m.oldest
 		}
-		p := placeAt(at)
 		if !p.read.Swap(false) {
-			m.hand = at
+			m.hand = p
 			m.remove(p)
 			return
 		}
-		at = at.Prev()
+		p = p.newer
 	}
 }
 
-func placeAt(at *list.Element) *place {
-	p, _ := at.Value.(*place) // nothing else is ever queued
-	return p
+func (m *memory) push(p *place) {
+	p.older = m.newest
+	if p.older != nil {
+		p.older.newer = p
+	} else {
+		m.oldest = p
+	}
+	m.newest = p
+}
+
+func (m *memory) unlink(p *place) {
+	if p.newer != nil {
+		p.newer.older = p.older
+	} else {
+		m.newest = p.older
+	}
+	if p.older != nil {
+		p.older.newer = p.newer
+	} else {
+		m.oldest = p.newer
+	}
+	p.newer, p.older = nil, nil
 }
 
 func (m *memory) remove(p *place) {
-	if m.hand == p.at {
-		m.hand = p.at.Prev()
+	if m.hand == p {
+		m.hand = p.newer
 	}
-	m.queue.Remove(p.at)
+	m.unlink(p)
 	m.bytes -= cost(p.entry)
 	name := p.entry.target.String()
 	s := m.shard(name)

@@ -25,8 +25,10 @@ func checkMemory(t *testing.T, m *memory) {
 	defer m.mu.Unlock()
 	var bytes int64
 	places := 0
-	for at := m.queue.Front(); at != nil; at = at.Next() {
-		p := placeAt(at)
+	for p := m.newest; p != nil; p = p.older {
+		if p.older != nil && p.older.newer != p || p.older == nil && m.oldest != p {
+			t.Errorf("the links of %s lead elsewhere", p.entry.target)
+		}
 		bytes += cost(p.entry)
 		places++
 		if got := m.shard(p.entry.target.String()).places[p.entry.target.String()]; got != p {
