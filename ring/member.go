@@ -42,6 +42,20 @@ func (s State) String() string {
 	return names[s]
 }
 
+// MarshalText writes the name, so that files and logs have words.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a name.
+func (s *State) UnmarshalText(text []byte) error {
+	for known := Joining; known <= Forgotten; known++ {
+		if known.String() == string(text) {
+			*s = known
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown state %q", text)
+}
+
 // IsTombstone tells whether s only says that a member is gone.
 func (s State) IsTombstone() bool { return s == Left || s == Forgotten }
 

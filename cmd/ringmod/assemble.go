@@ -25,6 +25,7 @@ import (
 	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/hot"
+	"github.com/ringmod/ringmod/node/life"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/store"
@@ -54,7 +55,7 @@ type assembly struct {
 
 // start opens what the process needs and builds it; nothing runs yet.
 func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err error) {
-	p := &process{place: o.region, tlsCert: o.tlsCert, tlsKey: o.tlsKey, started: time.Now(), ending: make(chan struct{})}
+	p := &process{place: o.region, tlsCert: o.tlsCert, tlsKey: o.tlsKey, ending: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			p.close()
@@ -199,17 +200,35 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
 	)...)
 	a.health = health.NewServer()
+	a.life = life.New(life.Config{Membership: a.own, Conns: a.peers, Streams: streams.Running, OnReady: a.tellReady, Logger: a.log})
+	a.tellReady(false)
 	node.Register(a.grpc, node.ServiceConfig{
 		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Ending: a.ending, Logger: a.log,
 	})
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Logger: a.log,
-		Reporter: &admin.Local{Version: version(), Started: a.started, View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied, Compared: compared},
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Logger: a.log,
+		Reporter: &admin.Local{
+			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
+			Compared: compared, Moved: a.life.Moved,
+		},
 	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)
 	reflection.Register(a.grpc)
+}
+
+// readyService is the name under which the health service tells what /readyz does.
+// The health of the whole server, "", is another thing: others must call a node that is
+// up, ready or not.
+const readyService = "ready"
+
+func (a *assembly) tellReady(now bool) {
+	is := healthpb.HealthCheckResponse_NOT_SERVING
+	if now {
+		is = healthpb.HealthCheckResponse_SERVING
+	}
+	a.health.SetServingStatus(readyService, is)
 }
 
 // stamp tells others which view this member has.
@@ -232,7 +251,7 @@ func (a *assembly) openGateway() error {
 	}
 	front, err := gateway.New(gateway.Config{
 		Cache: objects, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
-		Ready: a.ready, Version: version(), Regions: a.regions, Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
+		Ready: a.canServe, Version: version(), Regions: a.regions, Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
 	})
 	if err != nil {
 		return err

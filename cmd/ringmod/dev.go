@@ -102,7 +102,7 @@ func (d *dev) resolve() error {
 	if d.regions > d.nodes {
 		return usagef("--regions %d needs as many --nodes, not %d", d.regions, d.nodes)
 	}
-	d.options.gossipAddr, d.options.region, d.options.weight = "127.0.0.1:0", "default", 1
+	d.options.gossipAddr, d.options.region, d.options.weight, d.options.founding = "127.0.0.1:0", "default", 1, true
 	return d.options.resolve()
 }
 

@@ -6,6 +6,8 @@
 //	ringmod gateway    an HTTP gateway, no disk
 //	ringmod dev        a whole cluster on this machine
 //	ringmod status     show the members of a cluster and how they do
+//	ringmod drain      take a node out for good without losing a copy
+//	ringmod forget     take out a node that is lost
 //	ringmod explain    tell where a module belongs and who holds it
 //	ringmod certs      make certificates for the members of a cluster
 //	ringmod version    print the version
@@ -81,7 +83,7 @@ func rootCommand() *cobra.Command {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), certsCommand(), versionCommand(),
+		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), certsCommand(), versionCommand(),
 	)
 	return root
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -19,17 +18,12 @@ import (
 // membershipFile keeps epoch and last known members in the data folder.
 const membershipFile = "members.json"
 
-// seedPatience is how long a node that has seeds waits for one to answer before
-// it counts as ready all the same: the first of a cluster has nobody to meet.
-const seedPatience = 15 * time.Second
-
 // members is the cluster as this process sees it, by gossip or from a node.
 type members interface {
 	peers.View
 	member.Table
 	member.Observed
 
-	Joined() <-chan struct{}
 	Changed() <-chan struct{}
 }
 
@@ -78,14 +72,14 @@ func (a *assembly) look() error {
 		if a.own, err = a.newMembership(); err != nil {
 			return err
 		}
-		a.members, a.membership, a.met = a.own, a.own.Run, a.own.Joined()
+		a.members, a.membership = a.own, a.own.Run
 		return nil
 	}
 	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, Logger: a.log})
 	if err != nil {
 		return &usageError{err}
 	}
-	a.members, a.membership, a.met = f, f.Run, f.Joined()
+	a.members, a.membership = f, f.Run
 	return nil
 }
 
@@ -114,19 +108,6 @@ func (a *assembly) newMembership() (*member.Membership, error) {
 		return nil, &usageError{err}
 	}
 	return m, nil
-}
-
-// alone tells why a node is not yet where its cluster is.
-func (p *process) alone() error {
-	select {
-	case <-p.met:
-		return nil
-	default:
-	}
-	if time.Since(p.started) < seedPatience {
-		return errors.New("no member of --join has answered yet")
-	}
-	return nil
 }
 
 // awaitNodes waits until the process takes n nodes for up.

@@ -40,6 +40,10 @@ type options struct {
 	// gossip port when the default one is in use.
 	gossipAnywhere bool
 
+	// founding: the cluster begins with this process, so there is nothing to be moved
+	// to a node before it is of use.
+	founding bool
+
 	nodeID, region, zone string
 	weight, replicas     int
 	dataDir, diskLimit   string
@@ -276,6 +280,9 @@ func (o *options) member(id, addr string) ring.Member {
 	m := ring.Member{ID: id, Epoch: 1, State: ring.Active, Role: ring.Gateway, Region: o.region, Zone: o.zone, Weight: 1}
 	if o.parts.node {
 		m.Role, m.Weight, m.Addr = ring.Node, o.weight, addr
+		if !o.founding {
+			m.State = ring.Joining // or whatever it was before
+		}
 	}
 	return m
 }

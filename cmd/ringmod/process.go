@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/health"
 
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/life"
 )
 
 // How long a stop waits for the streams that run, and then for the fills that
@@ -103,9 +104,9 @@ type process struct {
 	closers   []func() // in the order of opening
 
 	members    members
-	membership task            // says goodbye before the streams are drained
-	met        <-chan struct{} // closed once another member was met, or there is nobody to meet
-	nodesReady func() error    // of a gateway: why no node can be asked; else nil
+	membership task         // says goodbye before the streams are drained
+	nodesReady func() error // of a gateway: why no node can be asked; else nil
+	life       *life.Life   // of a node
 	tasks      []task
 	node       *node.Node   // nil: a gateway
 	grpc       *grpc.Server // with node
@@ -115,7 +116,6 @@ type process struct {
 	tlsCert    string
 	tlsKey     string
 
-	started  time.Time
 	stopping atomic.Bool
 	ending   chan struct{} // closed when the streams are to end
 }
@@ -127,7 +127,7 @@ func (p *process) close() {
 	}
 }
 
-// run serves until ctx is done or a part fails, then stops in order: the others
+// run serves until ctx is done, the node has left or a part fails, then stops in order: the others
 // hear that we go, no new connections, the streams that run, the fills that run.
 // A second signal ends all at once.
 func (p *process) run(ctx context.Context, ready func()) error {
@@ -151,6 +151,9 @@ func (p *process) run(ctx context.Context, ready func()) error {
 	for _, each := range p.tasks {
 		start(func() error { return each(beside) })
 	}
+	if p.life != nil {
+		start(func() error { return p.live(serving, failed) })
+	}
 	p.serve(start)
 	ready()
 	p.log.InfoContext(ctx, "serving", "addresses", strings.TrimPrefix(p.listeners.ready(), "ready "), "version", version())
@@ -166,6 +169,17 @@ func (p *process) run(ctx context.Context, ready func()) error {
 	}
 	p.log.InfoContext(ctx, "stopped")
 	return nil
+}
+
+// live goes through the states of the node, and ends the process when it has left.
+func (p *process) live(ctx context.Context, end context.CancelCauseFunc) error {
+	err := p.life.Run(ctx)
+	select {
+	case <-p.life.Gone():
+		end(nil)
+	default:
+	}
+	return err
 }
 
 // serve opens the doors.
@@ -220,15 +234,23 @@ func (p *process) drainNode(ctx context.Context) {
 	_ = ending.Wait()
 }
 
-// ready tells why requests should go elsewhere.
-func (p *process) ready() error {
+// canServe tells why the requests of developers should go elsewhere.
+func (p *process) canServe() error {
 	if p.stopping.Load() {
 		return errors.New("stopping")
 	}
 	if p.nodesReady != nil {
 		return p.nodesReady()
 	}
-	return p.alone()
+	return nil
+}
+
+// ready tells why a roll-out should wait for this process.
+func (p *process) ready() error {
+	if err := p.canServe(); err != nil || p.life == nil {
+		return err
+	}
+	return p.life.Ready()
 }
 
 // registry returns the metrics registry of a process.

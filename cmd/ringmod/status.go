@@ -51,7 +51,7 @@ func membersOf(r *ringmodv1.StatusResponse) *table {
 	t := newTable("MEMBER", "ROLE", "REGION", "ZONE", "STATE", "UP", "RTT", "VERSION", "VIEW")
 	for _, m := range r.GetMembers() {
 		e := m.GetMember()
-		state := state(e.GetState())
+		state := state(e.GetState()) + moved(m)
 		if e.GetReadOnly() {
 			state += ", read-only"
 		}
@@ -62,6 +62,14 @@ func membersOf(r *ringmodv1.StatusResponse) *table {
 		t.row(e.GetId(), role(e.GetRole()), e.GetRegion(), e.GetZone(), state, up+age(m.GetSince()), roundTrip(m.GetRtt()), release(m), opinion(r, m))
 	}
 	return t
+}
+
+// moved shows how far a member is that joins or leaves.
+func moved(m *ringmodv1.MemberStatus) string {
+	if m.GetReport().MovedPerMille == nil { //nolint:protogetter // absence counts
+		return ""
+	}
+	return fmt.Sprintf(" %d%%", min(m.GetReport().GetMovedPerMille(), 1000)/10)
 }
 
 // release shows the version of a member. Of a long one, which has no tag, the
@@ -161,7 +169,34 @@ func verdict(r *ringmodv1.StatusResponse) string {
 			in++
 		}
 	}
-	return fmt.Sprintf("All is well: %s, and every partition has its copies in reach%s.", number(in, "member is up", "members are up and agree on one view"), fewer(r))
+	return fmt.Sprintf("All is well: %s, and every partition has its copies in reach%s%s.", number(in, "member is up", "members are up and agree on one view"), fewer(r), moving(r))
+}
+
+// moving says who joins and who leaves.
+func moving(r *ringmodv1.StatusResponse) string {
+	var text string
+	for _, each := range []struct {
+		state     ringmodv1.MemberState
+		one, many string
+	}{
+		{ringmodv1.MemberState_MEMBER_STATE_JOINING, "is joining", "are joining"},
+		{ringmodv1.MemberState_MEMBER_STATE_LEAVING, "is leaving", "are leaving"},
+	} {
+		var ids []string
+		for _, m := range r.GetMembers() {
+			if m.GetMember().GetState() == each.state {
+				ids = append(ids, words(m.GetMember().GetId())+moved(m))
+			}
+		}
+		switch len(ids) {
+		case 0:
+		case 1:
+			text += "; " + listed(ids) + " " + each.one
+		default:
+			text += "; " + listed(ids) + " " + each.many
+		}
+	}
+	return text
 }
 
 // missing says which copies cannot be reached.

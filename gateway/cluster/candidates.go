@@ -18,8 +18,8 @@ type candidate struct {
 	far     bool // in another region
 	local   bool // in our zone
 	replica bool // should hold a copy; else a spare rank
+	turn    int  // among those that may coordinate, the lower first
 	usable  bool
-	full    bool // its disk takes nothing new
 	stats   peers.Stats
 }
 
@@ -56,6 +56,13 @@ func (n candidate) distance() time.Duration {
 	return math.MaxInt64
 }
 
+// What counts more than a rank when it comes to coordinating.
+const (
+	rankless = 1 << (iota + 4) // has none in the table that is coming
+	full                       // its disk takes nothing new
+	leaving                    // takes no new work while there is anybody else
+)
+
 // group is the candidates of one region in the order of their ranks: those that
 // are usable; where none is, the replicas all the same, for our own view may be
 // what is wrong. It is empty for a region without nodes.
@@ -67,15 +74,10 @@ type group struct {
 // usable tells whether anybody in g is.
 func (g group) usable() bool { return len(g.ranks) > 0 && g.ranks[0].usable }
 
-// coordinator is who fills for the region: the lowest rank that can store what
-// it fills. g must not be empty.
+// coordinator is who fills for the region: the lowest rank of the table that is
+// coming that is Active and can store what it fills. g must not be empty.
 func (g group) coordinator() candidate {
-	for _, n := range g.ranks {
-		if !n.full {
-			return n
-		}
-	}
-	return g.ranks[0]
+	return slices.MinFunc(g.ranks, func(a, b candidate) int { return cmp.Compare(a.turn, b.turn) })
 }
 
 // without returns g as it is when those are left out.
@@ -121,7 +123,7 @@ func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
 			m := v.Member(i)
 			known := slices.ContainsFunc(g.ranks, func(n candidate) bool { return n.id == m.ID })
 			if !known && (m.State == ring.Active || !active) {
-				g.ranks = append(g.ranks, a.candidate(m, from+rank, t.ReplicaCount(region)))
+				g.ranks = append(g.ranks, a.candidate(m, from+rank, t.ReplicaCount(region), turn(v, region, p, i)))
 			}
 		}
 	}
@@ -140,11 +142,26 @@ func (a atlas) group(v *ring.View, region string, p ring.Partition) group {
 	return g
 }
 
-func (a atlas) candidate(m ring.Member, rank, replicas int) candidate {
+// turn returns the place of a member among those that coordinate.
+func turn(v *ring.View, region string, p ring.Partition, i ring.Index) int {
+	m, rank := v.Member(i), slices.Index(v.Next().Ranks(region, p), i)
+	if rank < 0 {
+		rank = rankless
+	}
+	if m.ReadOnly {
+		rank += full
+	}
+	if m.State == ring.Leaving {
+		rank += leaving
+	}
+	return rank
+}
+
+func (a atlas) candidate(m ring.Member, rank, replicas, turn int) candidate {
 	near := m.Region == a.region
 	return candidate{
-		id: m.ID, rank: rank, far: !near, local: near && m.Zone == a.zone, replica: rank < replicas,
-		usable: a.peers.Usable(m.ID), full: m.ReadOnly, stats: a.peers.Stats(m.ID),
+		id: m.ID, rank: rank, far: !near, local: near && m.Zone == a.zone, replica: rank < replicas, turn: turn,
+		usable: a.peers.Usable(m.ID), stats: a.peers.Stats(m.ID),
 	}
 }
 

@@ -178,11 +178,11 @@ func TestGroupUsable(t *testing.T) {
 			t.Errorf("%s: got %v, usable %t, want %v", test.name, got, g.usable(), want)
 		}
 	}
-	g := group{ranks: []candidate{{id: "a", full: true}, {id: "b"}, {id: "c"}}}
+	g := group{ranks: []candidate{{id: "a", turn: full}, {id: "b", turn: 1}, {id: "c", turn: 2}}}
 	if got := g.coordinator().id; got != "b" {
 		t.Errorf("a has a full disk: coordinator %s, want b", got)
 	}
-	g = group{ranks: []candidate{{id: "a", full: true}, {id: "b", full: true}}}
+	g = group{ranks: []candidate{{id: "a", turn: full}, {id: "b", turn: full + 1}}}
 	if got := g.coordinator().id; got != "a" {
 		t.Errorf("all have full disks: coordinator %s, want a", got)
 	}

@@ -371,17 +371,23 @@ func (s *search) elsewhere(ctx context.Context, view *ring.View, p ring.Partitio
 	return best.reply, best.Object != nil
 }
 
-// holders are the replicas of all regions that were not heard and can be asked.
+// holders are those of all regions that were not heard and can be asked, replicas
+// first: a spare rank may have been one before somebody joined.
 func (s *search) holders(view *ring.View, p ring.Partition) []candidate {
-	var nodes []candidate
+	var nodes, spare []candidate
 	for g := range s.atlas.groups(view, p) {
 		for _, n := range g.without(s.bad).without(s.heard).ranks {
-			if n.replica && n.usable && len(nodes) < maxElsewhere {
+			switch {
+			case !n.usable:
+			case n.replica:
 				nodes = append(nodes, n)
+			default:
+				spare = append(spare, n)
 			}
 		}
 	}
-	return nodes
+	nodes = append(nodes, spare...)
+	return nodes[:min(len(nodes), maxElsewhere)]
 }
 
 // younger tells whether upstream said a after b. What is stale and has no age was

@@ -19,6 +19,7 @@ var (
 	members   = []Role{Node, Gateway}
 	nodes     = []Role{Node}
 	operators = []Role{Operator}
+	relays    = []Role{Node, Operator} // nodes pass on what operators ask of another one
 )
 
 // callers says who may call each method.
@@ -38,7 +39,7 @@ var callers = map[string][]Role{
 	// Status and Explain change nothing, and members pass them on.
 	ringmodv1.AdminService_Status_FullMethodName:   all,
 	ringmodv1.AdminService_Explain_FullMethodName:  all,
-	ringmodv1.AdminService_Drain_FullMethodName:    operators,
+	ringmodv1.AdminService_Drain_FullMethodName:    relays,
 	ringmodv1.AdminService_SetState_FullMethodName: operators,
 	ringmodv1.AdminService_Purge_FullMethodName:    operators,
 	ringmodv1.AdminService_Scrub_FullMethodName:    operators,

@@ -8,10 +8,14 @@
 // seconds. Whoever has not answered by then is shown without, so that a cluster in
 // trouble is described as fast as a healthy one.
 //
-// The service reads and changes nothing. It works on nodes and gateways alike, and
-// on a member that has no view yet, of which it tells just that. Whatever a caller
-// or another member sends ends that call, or leaves out that member, and nothing
-// else. Who may call is for the server's interceptors to say.
+// They change nothing, and work on nodes and gateways alike, and on a member that has no
+// view yet, of which they tell just that.
+//
+// Drain and SetState change who is in. Drain is passed on to the node in question,
+// which leaves by itself: who looks on may go and come back.
+//
+// Whatever a caller or another member sends ends that call, or leaves out that
+// member, and nothing else. Who may call is for the server's interceptors to say.
 package admin
 
 import (
@@ -29,6 +33,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/node/life"
 	"github.com/ringmod/ringmod/node/member"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
@@ -47,6 +52,8 @@ type Membership interface {
 	View() *ring.View
 	// Members returns what is known of each entry besides.
 	Members() []member.Status
+	// Forget writes that a member will not come back, see member.Membership.
+	Forget(ctx context.Context, id string, force bool) error
 }
 
 // Conns leads to the other members; *peers.Set is one.
@@ -64,6 +71,14 @@ type Holder interface {
 	Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding, error)
 }
 
+// Leaver takes this node out for good; *life.Life does.
+type Leaver interface {
+	// Drain begins to, and does not wait.
+	Drain(ctx context.Context, streams time.Duration) error
+	// Handover tells how far that is; an error says that it will not end.
+	Handover() (life.Handover, error)
+}
+
 // Config says what AdminService answers from.
 type Config struct {
 	Self       string // own member id
@@ -71,6 +86,7 @@ type Config struct {
 	Conns      Conns        // never asked for Self
 	Reporter   Reporter     // nil = nothing to report
 	Holder     Holder       // nil = a gateway, which holds nothing
+	Leaver     Leaver       // nil = a gateway, which need not hand anything over
 	Logger     *slog.Logger // nil = silent
 }
 

@@ -171,6 +171,19 @@ func (c *cluster) Members() []member.Status {
 	return all
 }
 
+// Forget is as that of member.Membership, for members that cannot be told of it.
+func (c *cluster) Forget(_ context.Context, id string, force bool) error {
+	i := slices.IndexFunc(c.entries, func(e ring.Member) bool { return e.ID == id })
+	switch {
+	case i < 0:
+		return member.ErrUnknown
+	case !force && !slices.Contains(c.down, id):
+		return member.ErrUp
+	}
+	c.entries[i].State = ring.Forgotten
+	return nil
+}
+
 // caller is a member's connections. It objects to calls that must not be.
 type caller struct {
 	c    *cluster

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/node/antientropy"
@@ -26,6 +27,9 @@ type Local struct {
 	Compared interface {
 		Progress() (p antientropy.Progress, known bool)
 	}
+	// Moved returns how much of what is to be moved has moved, in thousandths, while
+	// the node joins or leaves.
+	Moved func() (perMille int, ok bool)
 }
 
 // Copies tells what other nodes are still to get; *copies.Keeper does.
@@ -46,7 +50,7 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 		r.Fills = uint32(l.Fills())
 	}
 	if l.Streams != nil {
-		r.Streams = uint32(l.Streams.running.Load())
+		r.Streams = uint32(l.Streams.Running())
 	}
 	if l.Copies != nil {
 		r.Hints = uint64(l.Copies.Hints())
@@ -58,6 +62,11 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 		p, _ := l.Compared.Progress()
 		r.PartitionsLacking, r.BytesLacking = uint32(p.Partitions), uint64(p.Missing)
 	}
+	if l.Moved != nil {
+		if moved, ok := l.Moved(); ok {
+			r.MovedPerMille = proto.Uint32(uint32(moved))
+		}
+	}
 	if v := l.View(); v != nil {
 		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
 	}
@@ -66,6 +75,9 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 
 // Streams counts the objects that a server is sending.
 type Streams struct{ running atomic.Int64 }
+
+// Running returns how many there are now.
+func (s *Streams) Running() int { return int(s.running.Load()) }
 
 // Intercept is a grpc.StreamServerInterceptor for the server that counts.
 func (s *Streams) Intercept(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {

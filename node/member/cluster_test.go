@@ -263,18 +263,18 @@ func TestForget(t *testing.T) {
 		all := w.startAll(4)
 		rest := all[:3]
 		all[3].kill()
-		if err := rest[0].Forget(t.Context(), "n4"); !errors.Is(err, ErrUp) {
+		if err := rest[0].Forget(t.Context(), "n4", false); !errors.Is(err, ErrUp) {
 			t.Errorf("member that seems up: got %v, want ErrUp", err)
 		}
 		within(t, repaired, func() bool { return !rest[0].Up("n4") })
-		for id, want := range map[string]error{"n9": ErrUnknown, "n1": errSelf, "n2": ErrUp} {
-			if err := rest[0].Forget(t.Context(), id); !errors.Is(err, want) {
+		for id, want := range map[string]error{"n9": ErrUnknown, "n1": ErrSelf, "n2": ErrUp} {
+			if err := rest[0].Forget(t.Context(), id, false); !errors.Is(err, want) {
 				t.Errorf("%s: got %v, want %v", id, err, want)
 			}
 		}
 		digest := rest[0].View().Digest()
 		for range 2 { // the second time changes nothing
-			if err := rest[0].Forget(t.Context(), "n4"); err != nil {
+			if err := rest[0].Forget(t.Context(), "n4", false); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -291,6 +291,10 @@ func TestForget(t *testing.T) {
 		within(t, repaired, func() bool { return converged(append(rest, back)...) })
 		if rest[0].View().Digest() != digest {
 			t.Error("back, but placement is another one")
+		}
+		w.net.Isolate(back.addr) // still up for all others
+		if err := rest[0].Forget(t.Context(), "n4", true); err != nil || rest[0].status("n4").Entry.State != ring.Forgotten {
+			t.Errorf("by force: %v, state %s", err, rest[0].status("n4").Entry.State)
 		}
 	})
 }

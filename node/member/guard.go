@@ -135,7 +135,7 @@ func (t *table) mustRewrite() bool {
 	case !ok:
 		return true
 	case cur == t.own:
-		return t.renew && t.met && t.members.Seq() > t.own.Epoch
+		return t.met && (t.renew && t.members.Seq() > t.own.Epoch || t.legacy(t.own.State) != t.own.State)
 	case cur.Boot == t.own.Boot:
 		return true
 	}
@@ -157,27 +157,29 @@ func (m *Membership) guardOwn(ctx context.Context, list *memberlist.Memberlist) 
 			m.update(ctx, list, time.Nanosecond)
 			continue
 		case <-m.table.guard:
-			if m.table.hasMet() {
-				m.joined.set()
-			}
 		case <-tick.C:
 		}
 		for _, to := range m.table.rivals(ctx) {
 			claims.Go(func() { m.sendClaim(ctx, list, to) })
 		}
+		met := m.table.hasMet()
 		if m.table.mustRewrite() {
 			m.rewrite(ctx)
+		}
+		if met { // and the state of an earlier life is the own one
+			m.joined.set()
 		}
 	}
 }
 
 func (m *Membership) rewrite(ctx context.Context) {
 	was := m.Entry().Epoch
-	if err := m.write(ctx, func(*ring.Member) {}); err != nil {
+	if err := m.write(ctx, m.table.inherit); err != nil {
 		m.log.ErrorContext(ctx, "cannot write the own entry", "err", err)
 		return
 	}
-	m.log.InfoContext(ctx, "wrote the own entry anew", "epoch", m.Entry().Epoch, "epoch_before", was)
+	own := m.Entry()
+	m.log.InfoContext(ctx, "wrote the own entry anew", "state", own.State.String(), "epoch", own.Epoch, "epoch_before", was)
 }
 
 // update gives memberlist the metadata of now. Waiting longer than a moment is of

@@ -43,6 +43,14 @@
 // are resolved each time. The members known last are saved, and are seeds after a
 // restart, never entries.
 //
+// # States
+//
+// A node that is configured as Joining goes on as what it was: as its data folder says,
+// else as the others know its id. A restart so moves nothing, and who was leaving goes
+// on with that. Who has left, or was forgotten while it was away, joins anew, as does one
+// of whom nobody has heard; the first of a cluster, which has no seeds, is Active. What
+// else becomes of its state is for package life.
+//
 // # Asking
 //
 // Who does not gossip may ask: [Register] offers the table over gRPC, and a [Follower]
@@ -82,6 +90,7 @@ var ErrDuplicate = errors.New("node id is in use by another process")
 var (
 	ErrUp      = errors.New("member is up")
 	ErrUnknown = errors.New("no such member")
+	ErrSelf    = errors.New("a member cannot forget itself")
 )
 
 // Transport carries gossip: Listen opens a real one, membertest simulates.
@@ -98,7 +107,8 @@ type Config struct {
 	Cluster string
 	// Entry is what the member says about itself at start: ID, State, Role, Region
 	// and Addr are required of a node, ID, State, Role and Region of a gateway. Weight 0
-	// means 1. Boot, Epoch and Spec are filled in.
+	// means 1. Boot, Epoch and Spec are filled in. State Joining stands for the one that
+	// the node was in, see above.
 	Entry ring.Member
 	// Spec is how objects are placed. Required, see ring.DefaultSpec.
 	Spec ring.Spec
@@ -267,6 +277,7 @@ func (m *Membership) GossipAddr() netip.AddrPort { return m.advertise }
 // SetState writes the own entry with another state and tells the others. It does
 // not wait for them.
 func (m *Membership) SetState(ctx context.Context, state ring.State) error {
+	m.table.settle()
 	return m.write(ctx, func(e *ring.Member) { e.State = state })
 }
 
@@ -281,10 +292,11 @@ func (m *Membership) SetReadOnly(ctx context.Context, readOnly bool) error {
 
 // Forget takes a member that is down out of the cluster for good, as happens by itself
 // after Config.OutAfter where most of its region is reached. Others hear of it within
-// seconds. It is no harm if the member comes back: it is in again. The error matches
-// ErrUp or ErrUnknown, or says that this is the member itself.
-func (m *Membership) Forget(ctx context.Context, id string) error {
-	if err := m.table.forgetDown(ctx, id); err != nil {
+// seconds. With force it takes out one that seems up, too, which stays out if it does not
+// hear of that. It is no harm if the member comes back: it is in again. The error matches
+// ErrUp, ErrUnknown or ErrSelf.
+func (m *Membership) Forget(ctx context.Context, id string, force bool) error {
+	if err := m.table.forgetByOrder(ctx, id, force); err != nil {
 		return fmt.Errorf("forgetting %q: %w", id, err)
 	}
 	return nil
@@ -337,13 +349,16 @@ func (m *Membership) ReloadKeys() error {
 	return m.keys.reload()
 }
 
-// write gives the own entry a new epoch, with whatever change does to it. The
-// epoch is on disk before anybody hears of it.
+// write gives the own entry a new epoch, with whatever change does to it. Epoch and
+// state are on disk before anybody hears of them.
 func (m *Membership) write(ctx context.Context, change func(*ring.Member)) error {
 	m.writing.Lock()
 	defer m.writing.Unlock()
-	m.keeper.reserve(ctx, m.table.nextEpoch())
-	if err := m.table.writeOwn(change); err != nil {
+	own := m.table.ownEntry()
+	change(&own)
+	own.Epoch = m.table.nextEpoch()
+	m.keeper.reserve(ctx, own)
+	if err := m.table.writeOwn(own); err != nil {
 		return fmt.Errorf("writing the own entry: %w", err)
 	}
 	m.announce.give()

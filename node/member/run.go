@@ -27,7 +27,11 @@ func (m *Membership) Run(ctx context.Context) error {
 	saved := m.keeper.load(ctx)
 	m.rejoin.remember(saved.Seeds)
 	m.table.observe(saved.Epoch)
-	if err := m.write(ctx, func(*ring.Member) {}); err != nil {
+	err := m.write(ctx, func(e *ring.Member) { e.State = m.resume(saved) })
+	if err == nil {
+		err = m.views.build()
+	}
+	if err != nil {
 		return errors.Join(err, m.cfg.Transport.Shutdown())
 	}
 	list, err := memberlist.Create(m.gossipConfig())
@@ -57,6 +61,22 @@ func (m *Membership) Run(ctx context.Context) error {
 	m.goDown(list)
 	loops.Wait()
 	return err
+}
+
+// resume returns the state to begin in.
+func (m *Membership) resume(saved Saved) ring.State {
+	switch {
+	case m.cfg.Entry.State != ring.Joining:
+		return m.cfg.Entry.State
+	case saved.State == 0 && saved.Epoch > 0: // of a version without states
+		return ring.Active
+	case saved.State == 0 && len(m.cfg.Seeds) == 0:
+		return ring.Active
+	case saved.State == 0 || saved.State.IsTombstone():
+		return ring.Joining
+	default:
+		return saved.State
+	}
 }
 
 // goDown says goodbye, so that nobody needs to find out, and shuts gossip down.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/ringmod/ringmod/ring"
 )
 
 const (
@@ -20,8 +22,9 @@ const (
 
 // Saved is what a process keeps of the cluster across restarts.
 type Saved struct {
-	Epoch uint64   `json:"epoch"` // not below any that this process has written
-	Seeds []string `json:"seeds"` // ip:port of the members known last
+	Epoch uint64     `json:"epoch"`          // not below any that this process has written
+	State ring.State `json:"state,omitzero"` // of the own entry; 0: not known
+	Seeds []string   `json:"seeds"`          // ip:port of the members known last
 }
 
 // State keeps a Saved. Methods are called one at a time.
@@ -97,12 +100,17 @@ func (k *keeper) load(ctx context.Context) Saved {
 	return s
 }
 
-// reserve makes sure that a restart begins above epoch.
-func (k *keeper) reserve(ctx context.Context, epoch uint64) {
-	if k.state == nil || epoch <= k.saved.Epoch {
+// reserve makes sure that a restart begins above the epoch of own, and goes on in its
+// state.
+func (k *keeper) reserve(ctx context.Context, own ring.Member) {
+	if k.state == nil || own.Epoch <= k.saved.Epoch && own.State == k.saved.State {
 		return
 	}
-	k.save(ctx, Saved{epoch + epochReserve, k.saved.Seeds})
+	epoch := k.saved.Epoch
+	if own.Epoch > epoch {
+		epoch = own.Epoch + epochReserve
+	}
+	k.save(ctx, Saved{epoch, own.State, k.saved.Seeds})
 }
 
 // remember saves where members are. Nobody alive is no news.
@@ -114,7 +122,7 @@ func (k *keeper) remember(ctx context.Context, living []netip.AddrPort) {
 	if k.state == nil || len(seeds) == 0 || slices.Equal(seeds, k.saved.Seeds) {
 		return
 	}
-	k.save(ctx, Saved{k.saved.Epoch, seeds})
+	k.save(ctx, Saved{k.saved.Epoch, k.saved.State, seeds})
 }
 
 func (k *keeper) save(ctx context.Context, s Saved) {

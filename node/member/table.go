@@ -2,7 +2,6 @@ package member
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -19,8 +18,6 @@ const (
 	maxEpochJump = 1 << 32 // above the highest epoch seen
 	tombstoneAge = 24 * time.Hour
 )
-
-var errSelf = errors.New("a member cannot forget itself")
 
 var errFull = fmt.Errorf("the table holds %d entries already", maxEntries)
 
@@ -41,12 +38,16 @@ type table struct {
 	members ring.Members
 	own     ring.Member // as written last; members may hold what others made of it
 	renew   bool        // own was written before the others' epochs were known
-	disk    uint32
-	load    uint32
-	met     bool                 // a table was merged
-	alive   map[string]*instance // by gossip name, what memberlist takes for alive
-	records map[string]*record   // by id
-	dropped map[string]tombstone // by id
+	heir    bool        // own may still be given the state of an earlier life
+	// ancestor is the last entry of an earlier life that others have told of, also if own
+	// has outranked it from the start.
+	ancestor ring.Member
+	disk     uint32
+	load     uint32
+	met      bool                 // a table was merged
+	alive    map[string]*instance // by gossip name, what memberlist takes for alive
+	records  map[string]*record   // by id
+	dropped  map[string]tombstone // by id
 }
 
 // instance is one start of a member, while it is alive.
@@ -82,6 +83,7 @@ func newTable(log *slog.Logger, own ring.Member) *table {
 		started: time.Now(),
 		own:     own,
 		renew:   true,
+		heir:    own.State == ring.Joining,
 		entries: newSignal(),
 		ups:     newSignal(),
 		guard:   newSignal(),
@@ -102,6 +104,10 @@ func (t *table) put(m ring.Member) error {
 	}
 	if d, ok := t.dropped[m.ID]; ok && m.Epoch <= d.epoch {
 		return nil
+	}
+	if m.ID == t.id && m.Boot != t.own.Boot && (m.Epoch > t.ancestor.Epoch || m.Epoch == t.ancestor.Epoch && m.State > t.ancestor.State) {
+		t.ancestor = m
+		t.guard.give()
 	}
 	old, known := t.members.Get(m.ID)
 	changed, err := t.members.Put(m)
@@ -275,21 +281,53 @@ func (t *table) observe(epoch uint64) {
 	}
 }
 
-// writeOwn changes the own entry and puts it above all others.
-func (t *table) writeOwn(change func(*ring.Member)) error {
+// writeOwn replaces the own entry and puts it above all others, with the epoch it has
+// if that is high enough still.
+func (t *table) writeOwn(own ring.Member) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	own := t.own
-	change(&own)
-	own.Epoch = t.members.NextEpoch()
+	own.Epoch = max(own.Epoch, t.members.NextEpoch())
 	if own.State == ring.Forgotten {
-		return errSelf
+		return ErrSelf
 	}
 	if err := t.put(own); err != nil {
 		return err
 	}
 	t.own, t.renew = own, false
 	return nil
+}
+
+// inherit gives e the state in which it goes on, once, when others have told of an
+// earlier life.
+func (t *table) inherit(e *ring.Member) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ancestor.Epoch > 0 {
+		e.State = t.legacy(e.State)
+		t.heir = false
+	}
+}
+
+// settle says that the state is no longer that of an earlier life.
+func (t *table) settle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.heir = false
+}
+
+// legacy returns the state in which a member goes on that has begun in state: who was
+// forgotten joins anew, who has lost its data folder is what it was. The caller holds
+// mu.
+func (t *table) legacy(state ring.State) ring.State {
+	was := t.ancestor.State
+	switch {
+	case !t.heir:
+	case state == ring.Active && was.IsTombstone():
+		return ring.Joining
+	case state == ring.Joining && (was == ring.Active || was == ring.Leaving):
+		return was
+	}
+	return state
 }
 
 func (t *table) setLoad(disk, load uint32) bool {
@@ -349,19 +387,19 @@ func (t *table) forget(ctx context.Context, e ring.Member) {
 	}
 }
 
-// forgetDown forgets a member because somebody says so.
-func (t *table) forgetDown(ctx context.Context, id string) error {
+// forgetByOrder forgets a member because somebody says so.
+func (t *table) forgetByOrder(ctx context.Context, id string, force bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e, ok := t.members.Get(id)
 	switch {
 	case id == t.id:
-		return errSelf
+		return ErrSelf
 	case !ok:
 		return ErrUnknown
 	case e.State.IsTombstone():
 		return nil
-	case t.record(id).up:
+	case t.record(id).up && !force:
 		return ErrUp
 	}
 	e.State = ring.Forgotten

@@ -16,7 +16,7 @@ import (
 
 // Peek implements node.Peers.
 func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error) {
-	near := p.ranks(t)
+	near := p.holders(t)
 	ids := append(near, p.returnees(t)...)
 	answers := make(chan answer, len(ids))
 	cancels := make([]context.CancelFunc, len(ids))
@@ -62,20 +62,35 @@ func (p *Peers) look(ctx context.Context, id string, t target.Target, limit time
 	return p.cfg.Nodes.Get(ctx, id, cache.Request{Target: t, Mode: cache.Peek, Hops: 1}, wire.Options{First: limit})
 }
 
-// ranks returns the ids of the other usable nodes of the region that may have t.
-func (p *Peers) ranks(t target.Target) []string {
+// holders returns the ids of the other usable nodes of the region that may have t: its
+// ranks, those who were its replicas lately, and anybody while this process has not
+// seen for itself who was.
+func (p *Peers) holders(t target.Target) []string {
 	view := p.cfg.View()
 	if view == nil {
 		return nil
 	}
-	partition := ring.OfTarget(t)
+	partition, now := ring.OfTarget(t), time.Now()
 	var ids []string
+	add := func(m ring.Member) {
+		if m.Region == p.cfg.Region && m.ID != p.cfg.Self && !slices.Contains(ids, m.ID) && p.cfg.Nodes.Usable(m.ID) {
+			ids = append(ids, m.ID)
+		}
+	}
 	for _, table := range []*ring.Table{view.Next(), view.Current()} {
 		for _, i := range table.Ranks(p.cfg.Region, partition) {
-			id := table.Member(i).ID
-			if id != p.cfg.Self && !slices.Contains(ids, id) && p.cfg.Nodes.Usable(id) {
-				ids = append(ids, id)
-			}
+			add(table.Member(i))
+		}
+	}
+	past, young := p.past(now)
+	for _, old := range past {
+		for _, i := range old.Current().Replicas(p.cfg.Region, partition) {
+			add(old.Member(i))
+		}
+	}
+	for _, m := range view.Members() {
+		if young && len(ids) < maxYoung {
+			add(m)
 		}
 	}
 	return ids
@@ -93,7 +108,7 @@ func (p *Peers) returnees(t target.Target) []string {
 		if region == p.cfg.Region || !p.returned(region) {
 			continue
 		}
-		for _, c := range p.coordinators(view.Next(), region, ring.OfTarget(t)) {
+		for _, c := range p.coordinators(view, region, ring.OfTarget(t)) {
 			ids = append(ids, c.ID)
 		}
 	}

@@ -6,7 +6,9 @@
 // # Whom
 //
 // The copies of a region are looked for at all of its ranks of the partition, spare
-// ones included, in the table of now and in the one that is coming, all at once.
+// ones included, in the table of now and in the one that is coming, and at those who
+// were replicas in the last 30 min, all at once. A process that is younger than that does
+// not know them and looks at up to 16 of its region, whatever they are.
 // A region that was out of reach may have filled by itself meanwhile: for 30 min
 // after it is back its coordinators are looked at as well, which costs a round trip
 // between regions and saves upstream the second request.
@@ -25,6 +27,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +45,8 @@ const (
 	warmTime        = 30 * time.Minute       // for which they may hold what others do not (cluster.md 4.5)
 	perRegion       = 2                      // coordinators of a region that are tried
 	maxCoordinators = 4
+	maxYoung        = 16 // nodes that are peeked at by a process that does not know who was a replica
+	maxPast         = 16 // views that are kept
 )
 
 // Nodes is the way to the other nodes; *peers.Set is one.
@@ -63,10 +68,19 @@ type Config struct {
 
 // Peers are the other nodes.
 type Peers struct {
-	cfg Config
+	cfg     Config
+	started time.Time
 
-	mu   sync.Mutex           // guards lost
+	mu   sync.Mutex           // guards what follows
 	lost map[string]time.Time // regions of which no node could be asked, and when last
+	view *ring.View           // the last one that was seen
+	old  []past               // the ones before it, the latest last
+}
+
+// past is a view that holds no more.
+type past struct {
+	view  *ring.View
+	ended time.Time
 }
 
 var _ node.Peers = (*Peers)(nil)
@@ -76,7 +90,7 @@ func New(cfg Config) *Peers {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Peers{cfg: cfg, lost: make(map[string]time.Time)}
+	return &Peers{cfg: cfg, started: time.Now(), lost: make(map[string]time.Time)}
 }
 
 // Run watches for regions that are out of reach, until ctx is done.
@@ -89,6 +103,7 @@ func (p *Peers) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			p.watch(time.Now())
+			p.past(time.Now())
 		}
 	}
 }
@@ -112,6 +127,24 @@ func (p *Peers) watch(now time.Time) {
 	maps.DeleteFunc(p.lost, func(_ string, at time.Time) bool { return now.Sub(at) > warmTime })
 }
 
+// past returns the views that held in the last 30 min, the latest first, and whether
+// there may have been others that this process has not seen.
+func (p *Peers) past(now time.Time) (views []*ring.View, young bool) {
+	view := p.cfg.View()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.view != nil && view != nil && p.view.Digest() != view.Digest() {
+		p.old = append(p.old, past{p.view, now})
+		p.old = p.old[max(0, len(p.old)-maxPast):]
+	}
+	p.view = view
+	p.old = slices.DeleteFunc(p.old, func(o past) bool { return now.Sub(o.ended) > warmTime })
+	for _, o := range slices.Backward(p.old) {
+		views = append(views, o.view)
+	}
+	return views, now.Sub(p.started) <= warmTime
+}
+
 // returned tells whether a region was out of reach lately.
 func (p *Peers) returned(region string) bool {
 	p.mu.Lock()
@@ -129,16 +162,23 @@ func (p *Peers) Coordinators(t target.Target) []node.Coordinator {
 	partition := ring.OfTarget(t)
 	var all []node.Coordinator
 	for _, region := range view.Next().Homes(partition) {
-		all = append(all, p.coordinators(view.Next(), region, partition)...)
+		all = append(all, p.coordinators(view, region, partition)...)
 	}
 	return all[:min(len(all), maxCoordinators)]
 }
 
-// coordinators returns those of one region.
-func (p *Peers) coordinators(table *ring.Table, region string, partition ring.Partition) []node.Coordinator {
+// coordinators returns those of one region: who is ACTIVE of the ranks that are coming,
+// and behind them, should all of these be joining, of those of now.
+func (p *Peers) coordinators(view *ring.View, region string, partition ring.Partition) []node.Coordinator {
 	var all, full []node.Coordinator
-	for _, i := range table.Ranks(region, partition) {
-		m := table.Member(i)
+	ranks := slices.Clone(view.Next().Ranks(region, partition))
+	for _, i := range view.Current().Ranks(region, partition) {
+		if !slices.Contains(ranks, i) {
+			ranks = append(ranks, i)
+		}
+	}
+	for _, i := range ranks {
+		m := view.Member(i)
 		self := m.ID == p.cfg.Self
 		if m.State != ring.Active || (!self && !p.cfg.Nodes.Usable(m.ID)) {
 			continue

@@ -968,7 +968,9 @@ type DrainResponse struct {
 	// Their sizes together, in bytes.
 	BytesLeft uint64 `protobuf:"varint,3,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
 	// Streams that the node is still answering.
-	StreamsLeft   uint32 `protobuf:"varint,4,opt,name=streams_left,json=streamsLeft,proto3" json:"streams_left,omitempty"`
+	StreamsLeft uint32 `protobuf:"varint,4,opt,name=streams_left,json=streamsLeft,proto3" json:"streams_left,omitempty"`
+	// objects_left and bytes_left have been counted. False: nothing is known yet.
+	Counted       bool `protobuf:"varint,5,opt,name=counted,proto3" json:"counted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1029,6 +1031,13 @@ func (x *DrainResponse) GetStreamsLeft() uint32 {
 		return x.StreamsLeft
 	}
 	return 0
+}
+
+func (x *DrainResponse) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
 }
 
 // SetStateRequest writes the state of a member.
@@ -1949,13 +1958,14 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x05_rank\"i\n" +
 	"\fDrainRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12@\n" +
-	"\x0estream_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rstreamTimeout\"\xa3\x01\n" +
+	"\x0estream_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\rstreamTimeout\"\xbd\x01\n" +
 	"\rDrainResponse\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.ringmod.v1.MemberStateR\x05state\x12!\n" +
 	"\fobjects_left\x18\x02 \x01(\x04R\vobjectsLeft\x12\x1d\n" +
 	"\n" +
 	"bytes_left\x18\x03 \x01(\x04R\tbytesLeft\x12!\n" +
-	"\fstreams_left\x18\x04 \x01(\rR\vstreamsLeft\"s\n" +
+	"\fstreams_left\x18\x04 \x01(\rR\vstreamsLeft\x12\x18\n" +
+	"\acounted\x18\x05 \x01(\bR\acounted\"s\n" +
 	"\x0fSetStateRequest\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.ringmod.v1.MemberStateR\x05state\x12\x14\n" +
