@@ -66,10 +66,11 @@ func membersOf(r *ringmodv1.StatusResponse) *table {
 
 // moved shows how far a member is that joins or leaves.
 func moved(m *ringmodv1.MemberStatus) string {
-	if m.GetReport().MovedPerMille == nil { //nolint:protogetter // absence counts
+	r := m.GetReport()
+	if r == nil || r.MovedPerMille == nil {
 		return ""
 	}
-	return fmt.Sprintf(" %d%%", min(m.GetReport().GetMovedPerMille(), 1000)/10)
+	return fmt.Sprintf(" %d%%", min(r.GetMovedPerMille(), 1000)/10)
 }
 
 // release shows the version of a member. Of a long one, which has no tag, the
@@ -174,29 +175,19 @@ func verdict(r *ringmodv1.StatusResponse) string {
 
 // moving says who joins and who leaves.
 func moving(r *ringmodv1.StatusResponse) string {
-	var text string
-	for _, each := range []struct {
-		state     ringmodv1.MemberState
-		one, many string
-	}{
-		{ringmodv1.MemberState_MEMBER_STATE_JOINING, "is joining", "are joining"},
-		{ringmodv1.MemberState_MEMBER_STATE_LEAVING, "is leaving", "are leaving"},
-	} {
+	var text strings.Builder
+	for _, s := range []ringmodv1.MemberState{ringmodv1.MemberState_MEMBER_STATE_JOINING, ringmodv1.MemberState_MEMBER_STATE_LEAVING} {
 		var ids []string
 		for _, m := range r.GetMembers() {
-			if m.GetMember().GetState() == each.state {
+			if m.GetMember().GetState() == s {
 				ids = append(ids, words(m.GetMember().GetId())+moved(m))
 			}
 		}
-		switch len(ids) {
-		case 0:
-		case 1:
-			text += "; " + listed(ids) + " " + each.one
-		default:
-			text += "; " + listed(ids) + " " + each.many
+		if len(ids) > 0 {
+			fmt.Fprintf(&text, "; %s: %s", state(s), listed(ids))
 		}
 	}
-	return text
+	return text.String()
 }
 
 // missing says which copies cannot be reached.

@@ -371,23 +371,17 @@ func (s *search) elsewhere(ctx context.Context, view *ring.View, p ring.Partitio
 	return best.reply, best.Object != nil
 }
 
-// holders are those of all regions that were not heard and can be asked, replicas
-// first: a spare rank may have been one before somebody joined.
+// holders are the replicas of all regions that were not heard and can be asked.
 func (s *search) holders(view *ring.View, p ring.Partition) []candidate {
-	var nodes, spare []candidate
+	var nodes []candidate
 	for g := range s.atlas.groups(view, p) {
 		for _, n := range g.without(s.bad).without(s.heard).ranks {
-			switch {
-			case !n.usable:
-			case n.replica:
+			if n.replica && n.usable && len(nodes) < maxElsewhere {
 				nodes = append(nodes, n)
-			default:
-				spare = append(spare, n)
 			}
 		}
 	}
-	nodes = append(nodes, spare...)
-	return nodes[:min(len(nodes), maxElsewhere)]
+	return nodes
 }
 
 // younger tells whether upstream said a after b. What is stale and has no age was

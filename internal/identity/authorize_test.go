@@ -74,7 +74,7 @@ func TestRights(t *testing.T) {
 		{"/ringmod.v1.PeerService/Tombstones", "node"},
 		{"/ringmod.v1.ClusterService/WatchView", "node gateway operator"},
 		{"/ringmod.v1.AdminService/Status", "node gateway operator"},
-		{"/ringmod.v1.AdminService/Drain", "operator"},
+		{"/ringmod.v1.AdminService/Drain", "node operator"},
 		{"/ringmod.v1.AdminService/Purge", "operator"},
 		{"/grpc.health.v1.Health/Check", "node gateway operator"},
 		{"/ringmod.v1.CacheService/Unknown", ""},

@@ -41,7 +41,7 @@ func (s *service) drainSelf(req *ringmodv1.DrainRequest, stream grpc.ServerStrea
 	err := s.cfg.Leaver.Drain(context.WithoutCancel(ctx), req.GetStreamTimeout().AsDuration())
 	switch {
 	case errors.Is(err, life.ErrLast):
-		return status.Errorf(codes.FailedPrecondition, "%s cannot leave: %v; start another node and drain then, or stop this one and forget it", s.cfg.Self, err)
+		return status.Errorf(codes.FailedPrecondition, "%s cannot leave: %v; start another node and drain then, or just stop this one", s.cfg.Self, err)
 	case err != nil:
 		return status.Errorf(codes.Internal, "%s cannot leave: %v", s.cfg.Self, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/node/antientropy"
@@ -64,7 +63,7 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	}
 	if l.Moved != nil {
 		if moved, ok := l.Moved(); ok {
-			r.MovedPerMille = proto.Uint32(uint32(moved))
+			r.MovedPerMille = new(uint32(moved))
 		}
 	}
 	if v := l.View(); v != nil {

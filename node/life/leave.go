@@ -88,9 +88,7 @@ func (l *Life) leave(ctx context.Context) bool {
 // handedOver tells whether others hold all that is here, as the view has it in which
 // this node leaves.
 func (l *Life) handedOver() bool {
-	view := l.cfg.Membership.View()
-	i, ok := view.Find(l.self)
-	if !ok || view.Member(i).State != ring.Leaving || l.others(ring.Active) == 0 {
+	if !l.current() || l.others(ring.Active) == 0 {
 		return false
 	}
 	if l.cfg.Copies == nil {

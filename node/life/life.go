@@ -206,7 +206,6 @@ func (l *Life) join(ctx context.Context) {
 
 // joined tells whether joining is over, and why.
 func (l *Life) joined() (why string, now bool) {
-	m := l.cfg.Membership
 	switch {
 	case !l.met():
 		return "no seed has answered", time.Since(l.started) >= joinPatience
@@ -216,9 +215,6 @@ func (l *Life) joined() (why string, now bool) {
 		return "no node of the region holds anything", true
 	case l.cfg.Copies == nil:
 		return "nothing is to be moved", true
-	}
-	if i, ok := m.View().Find(l.self); !ok || m.View().Member(i).State != ring.Joining {
-		return "", false
 	}
 	missing, total, known := l.cfg.Copies.Progress()
 	if known && missing*1000 <= total*joinMissing {
@@ -236,11 +232,14 @@ func (l *Life) met() bool {
 	}
 }
 
-// current tells whether the view has all that is known of the members.
+// current tells whether the view, which is built a moment later, has the nodes in the
+// states that are known of them.
 func (l *Life) current() bool {
-	view := l.cfg.Membership.View()
+	view, own := l.cfg.Membership.View(), l.cfg.Membership.Entry()
 	for _, s := range l.cfg.Membership.Members() {
-		if s.Entry.Epoch > view.Seq() {
+		i, in := view.Find(s.Entry.ID)
+		should := s.Entry.Role == ring.Node && s.Entry.Spec == own.Spec && !s.Entry.State.IsTombstone()
+		if in != should || in && view.Member(i).State != s.Entry.State {
 			return false
 		}
 	}
