@@ -69,7 +69,7 @@ func (l *Life) Handover() (Handover, error) {
 // leave goes when everything has been handed over, and tells whether it has.
 func (l *Life) leave(ctx context.Context) bool {
 	if !l.handedOver() {
-		l.compare(ctx)
+		l.compare()
 		return false
 	}
 	l.log.InfoContext(ctx, "everything has been handed over")

@@ -22,10 +22,10 @@
 // # Ready
 //
 // A node is ready for the roll-out to go on with the next one when it is Active, two
-// other nodes have it so in their views (all of them where there are fewer), and of the
-// bytes used within 7 days at most 1 % are missing here that another node has. After
-// 15 min it is ready all the same, and the log says what was missing. Once ready it stays
-// ready until it leaves: what happens to others is no reason to take this one out.
+// other nodes have it so in their views (all of them where there are fewer), and 99 %
+// of its partitions lack nothing that was used within 7 days and that another node has.
+// After 15 min it is ready all the same, and the log says what was missing. Once ready it
+// stays ready until it leaves: what happens to others is no reason to take this one out.
 package life
 
 import (
@@ -38,6 +38,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -49,7 +50,7 @@ const (
 	joinMax       = 15 * time.Minute // of joining
 	readyMax      = 15 * time.Minute // until a node is ready whatever is missing
 	joinMissing   = 50               // of 1000 bytes that may be missing when joining ends
-	readyMissing  = 10               // and when the node is ready
+	readyMissing  = 10               // of 1000 partitions that may lack something when the node is ready
 	streamTimeout = 30 * time.Second // for those that run when everything has been handed over
 
 	look      = time.Second            // between looks at how far things are
@@ -62,13 +63,11 @@ type Conns interface {
 	Conn(id string) (grpc.ClientConnInterface, error)
 }
 
-// Copies tells what is where.
+// Copies tells what is where; *antientropy.Comparer does.
 type Copies interface {
-	// Progress returns how many bytes of what this node is going to hold and was used
-	// lately are missing here, and how many there are in all. known: it was compared
-	// with others in the present view, or nobody else is there.
-	Progress() (missing, total int64, known bool)
-	// Left returns how much of what this node holds no successor has confirmed to hold.
+	// Progress tells how much of what this node should hold and was used lately is here.
+	Progress() (p antientropy.Progress, known bool)
+	// Left tells how much of what is here no successor has confirmed to hold.
 	Left() (objects, bytes int64, known bool)
 	// Wake asks for a comparison soon.
 	Wake()
@@ -95,6 +94,9 @@ type Life struct {
 	gone    chan struct{} // closed when the node has left for good
 	ended   chan struct{} // closed when Run has returned
 
+	digest uint64    // of the view when a comparison was asked for last; of Run alone
+	asked  time.Time // when that was; of Run alone
+
 	moving sync.Mutex // held to change the state
 
 	mu       sync.Mutex // guards what follows
@@ -102,7 +104,6 @@ type Life struct {
 	patience time.Duration
 	handover Handover
 	most     int64 // bytes that were left when they were counted first
-	asked    time.Time
 }
 
 // Handover is how far a node is that leaves.
@@ -189,7 +190,7 @@ func (l *Life) step(ctx context.Context) time.Duration {
 func (l *Life) join(ctx context.Context) {
 	why, now := l.joined()
 	if !now {
-		l.compare(ctx)
+		l.compare()
 		return
 	}
 	l.moving.Lock()
@@ -216,8 +217,8 @@ func (l *Life) joined() (why string, now bool) {
 	case l.cfg.Copies == nil:
 		return "nothing is to be moved", true
 	}
-	missing, total, known := l.cfg.Copies.Progress()
-	if known && missing*1000 <= total*joinMissing {
+	p, known := l.cfg.Copies.Progress()
+	if known && p.Missing*1000 <= p.Total*joinMissing {
 		return "its share is here", true
 	}
 	return "joining took too long", time.Since(l.started) >= joinMax
@@ -264,16 +265,15 @@ func (l *Life) others(states ...ring.State) int {
 	return n
 }
 
-// compare asks for a comparison, from time to time.
-func (l *Life) compare(ctx context.Context) {
-	l.mu.Lock()
-	due := time.Since(l.asked) >= wakeEvery
-	if due {
-		l.asked = time.Now()
+// compare asks for a comparison, at once where the placement is another one than the
+// last time, else from time to time.
+func (l *Life) compare() {
+	if l.cfg.Copies == nil || !l.current() {
+		return
 	}
-	l.mu.Unlock()
-	if due && l.cfg.Copies != nil {
-		l.log.DebugContext(ctx, "waiting for copies")
+	digest := l.cfg.Membership.View().Digest()
+	if digest != l.digest || time.Since(l.asked) >= wakeEvery {
+		l.digest, l.asked = digest, time.Now()
 		l.cfg.Copies.Wake()
 	}
 }
@@ -285,7 +285,8 @@ func (l *Life) Moved() (perMille int, ok bool) {
 	switch l.cfg.Membership.Entry().State {
 	case ring.Joining:
 		if l.cfg.Copies != nil {
-			left, total, _ = l.cfg.Copies.Progress()
+			p, _ := l.cfg.Copies.Progress()
+			left, total = p.Missing, p.Total
 		}
 	case ring.Leaving:
 		l.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -51,7 +52,7 @@ func (l *Life) watch(ctx context.Context) {
 	l.missing = missing
 	l.mu.Unlock()
 	if missing != nil {
-		l.compare(ctx)
+		l.compare()
 		return
 	}
 	l.log.InfoContext(ctx, "ready", "duration_ms", time.Since(l.started).Milliseconds())
@@ -75,14 +76,26 @@ func (l *Life) check(ctx context.Context) error {
 	if l.cfg.Copies == nil {
 		return nil
 	}
-	missing, total, known := l.cfg.Copies.Progress()
+	p, known := l.cfg.Copies.Progress()
 	switch {
 	case !known:
 		return errors.New("what this node holds has not been compared with other nodes yet")
-	case missing*1000 > total*readyMissing:
-		return fmt.Errorf("%d of %d bytes that other nodes hold are missing here", missing, total)
+	case p.Partitions*1000 > l.partitions()*readyMissing:
+		return fmt.Errorf("other nodes hold %d bytes that are missing here, in %d partitions", p.Missing, p.Partitions)
 	}
 	return nil
+}
+
+// partitions returns how many this node should hold.
+func (l *Life) partitions() int {
+	view, n := l.cfg.Membership.View(), 0
+	me, _ := view.Find(l.self)
+	for p := range ring.Partition(ring.Partitions) {
+		if slices.Contains(view.Next().Replicas(l.region, p), me) {
+			n++
+		}
+	}
+	return n
 }
 
 // seen returns how many other nodes have this one as active, and how many should.

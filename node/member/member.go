@@ -231,9 +231,6 @@ func New(cfg Config) (*Membership, error) {
 	if m.rejoin, err = newRejoiner(m); err != nil {
 		return nil, err
 	}
-	if len(cfg.Seeds) == 0 {
-		m.joined.set()
-	}
 	return m, nil
 }
 
@@ -244,8 +241,9 @@ func (m *Membership) View() *ring.View { return m.views.view.Load() }
 // member has come up or gone down. To miss nothing, call it before you look.
 func (m *Membership) Changed() <-chan struct{} { return m.views.changed.wait() }
 
-// Joined returns a channel that is closed once another member was met, or at
-// once if there are no seeds.
+// Joined returns a channel that is closed once another member was met, or when Run has
+// begun if there is nobody to meet: no seeds, and no data of a node that was joining or
+// leaving among others.
 func (m *Membership) Joined() <-chan struct{} { return m.joined.ch }
 
 // Up tells whether memberlist takes the member for alive, by its entry's boot id.

@@ -24,7 +24,7 @@ const (
 // down, closes the transport and returns nil. It stays in; see Leave. An error says
 // why it could not begin, or matches ErrDuplicate. Call it once.
 func (m *Membership) Run(ctx context.Context) error {
-	saved := m.keeper.load(ctx)
+	saved := m.load(ctx)
 	m.rejoin.remember(saved.Seeds)
 	m.table.observe(saved.Epoch)
 	err := m.write(ctx, func(e *ring.Member) { e.State = m.resume(saved) })
@@ -33,6 +33,9 @@ func (m *Membership) Run(ctx context.Context) error {
 	}
 	if err != nil {
 		return errors.Join(err, m.cfg.Transport.Shutdown())
+	}
+	if len(m.cfg.Seeds) == 0 && (m.Entry().State == ring.Active || len(saved.Seeds) == 0) {
+		m.joined.set()
 	}
 	list, err := memberlist.Create(m.gossipConfig())
 	if err != nil {
@@ -61,6 +64,12 @@ func (m *Membership) Run(ctx context.Context) error {
 	m.goDown(list)
 	loops.Wait()
 	return err
+}
+
+func (m *Membership) load(ctx context.Context) Saved {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	return m.keeper.load(ctx)
 }
 
 // resume returns the state to begin in.

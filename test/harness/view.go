@@ -20,6 +20,7 @@ const (
 type view struct {
 	digest string
 	in, up int // nodes, the member itself included
+	moving int // of those that are in, joining or leaving
 }
 
 func (p *Process) view() (view, error) {
@@ -37,6 +38,9 @@ func (p *Process) view() (view, error) {
 		case !strings.Contains(name, `role="node"`), strings.Contains(name, `state="left"`), strings.Contains(name, `state="forgotten"`):
 		case strings.HasPrefix(name, "ringmod_members{"):
 			v.in += n
+			if !strings.Contains(name, `state="active"`) {
+				v.moving += n
+			}
 		case strings.HasPrefix(name, "ringmod_members_up{"):
 			v.up += n
 		}
@@ -55,7 +59,7 @@ func (p *Process) Knows(up, in int) error {
 }
 
 // WaitConverged waits until all members that run see all nodes that run up and
-// place objects alike.
+// place objects alike, and nobody joins or leaves.
 func (c *Cluster) WaitConverged() {
 	c.t.Helper()
 	nodes := 0
@@ -72,6 +76,8 @@ func (c *Cluster) WaitConverged() {
 			return err
 		case v.up != nodes || v.in < nodes:
 			return fmt.Errorf("%s sees %d nodes up and %d in, %d run", p.Name, v.up, v.in, nodes)
+		case v.moving > 0:
+			return fmt.Errorf("%s sees %d nodes that join or leave", p.Name, v.moving)
 		case v.digest != digest:
 			was := digest
 			digest = v.digest
