@@ -55,8 +55,11 @@ type ServiceConfig struct {
 	OnView func(caller string, digest, seq uint64)
 	// Caller returns the id of the member that makes a call; nil = not known.
 	Caller func(ctx context.Context) string
-	Ending <-chan struct{} // closed when this member stops, so that lanes end; nil = never
-	Logger *slog.Logger    // nil = silent
+	// OnDamaged is told of an object whose copy here could not be read to its end. It
+	// must not block; nil = nobody.
+	OnDamaged func(name string)
+	Ending    <-chan struct{} // closed when this member stops, so that lanes end; nil = never
+	Logger    *slog.Logger    // nil = silent
 }
 
 // Register offers CacheService on server, which must have been made with
@@ -106,7 +109,11 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	if s.cfg.Heat != nil && parsed.Mode != cache.Peek {
 		out.fanout = uint32(s.cfg.Heat.Sent(parsed.Target, obj.Size-int64(req.GetOffset())))
 	}
-	return answer(out, req, parsed.Target.Kind, obj)
+	err = answer(out, req, parsed.Target.Kind, obj)
+	if status.Code(err) == codes.DataLoss && s.cfg.OnDamaged != nil {
+		s.cfg.OnDamaged(parsed.Target.String())
+	}
+	return err
 }
 
 // lacks notes that a spare rank was asked for what is hot elsewhere.

@@ -24,11 +24,12 @@ const copyBuffer = 256 << 10
 // When the disk takes no more, it goes on in memory (spool), so that followers notice
 // that as little, unless stored says that nobody wants it then.
 type zipFill struct {
-	node   *Node
-	target target.Target
-	flight *flight
-	store  Area // where it goes
-	stored bool
+	node     *Node
+	target   target.Target
+	flight   *flight
+	store    Area // where it goes
+	stored   bool
+	replaces bool // what is here already
 
 	pending  store.Pending    // nil before there is a supply
 	file     store.File       // reads what pending has
@@ -298,7 +299,7 @@ func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
 		s.own.wait(ctx)
 		return
 	}
-	if kept || z.node.isDuplicate(ctx, z.target) {
+	if kept || !z.replaces && z.node.isDuplicate(ctx, z.target) {
 		return
 	}
 	if _, err := z.pending.Commit(p); err != nil {

@@ -28,6 +28,7 @@ import (
 	"github.com/ringmod/ringmod/node/life"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
+	"github.com/ringmod/ringmod/node/scrub"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
@@ -51,6 +52,7 @@ type assembly struct {
 	peers   *peers.Set
 	outside *upstream.Client
 	dbs     []*sumdb.DB
+	scrub   *scrub.Scrubber
 }
 
 // start opens what the process needs and builds it; nothing runs yet.
@@ -129,6 +131,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		Hot: disk.Hot(), Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
+	a.scrubber(disk, others, copied)
 	node.RegisterDisk(a.reg, disk.Usage)
 	a.tasks = append(a.tasks, a.tellReadOnly(disk))
 	a.services(disk, copied, compared)
@@ -164,7 +167,8 @@ const hintsDir = "hints"
 func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 	k := copies.New(copies.Config{
 		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Store: disk, Documents: disk,
-		Dir: filepath.Join(a.dataDir, hintsDir), Declines: declines(disk), OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+		Dir: filepath.Join(a.dataDir, hintsDir), Declines: declines(disk), OnView: a.sync.Observe, Caller: caller,
+		OnConflict: a.conflict, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, k.Run)
 	return k
@@ -175,7 +179,7 @@ func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 func (a *assembly) compareCopies(disk *store.Disk, copied *copies.Keeper, orphans *antientropy.Orphans) *antientropy.Comparer {
 	c := antientropy.New(antientropy.Config{
 		Self: a.id, Region: a.options.region, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Store: disk, Pulls: copied, Hints: copied,
-		Orphans: orphans, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+		Orphans: orphans, OnConflict: a.conflict, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, c.Run)
 	return c
@@ -193,6 +197,19 @@ func declines(disk *store.Disk) func(target.Target, *ringmodv1.Copy) bool {
 	}
 }
 
+// conflict has the scrubber, which is made later, decide between two copies.
+func (a *assembly) conflict(t target.Target, holder string, theirs *ringmodv1.Copy) {
+	a.scrub.Conflict(t, holder, theirs)
+}
+
+// scrubber sees to it that what the node holds stays as it was stored.
+func (a *assembly) scrubber(disk *store.Disk, others *peer.Peers, copied *copies.Keeper) {
+	a.scrub = scrub.New(scrub.Config{
+		Disk: disk, Node: a.node, Copies: others, Nodes: a.peers, Announce: copied.Tell, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, a.scrub.Run)
+}
+
 // services builds the gRPC server with what a node offers.
 func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer) {
 	streams := &admin.Streams{}
@@ -203,12 +220,13 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	a.life = life.New(life.Config{Membership: a.own, Conns: a.peers, Copies: compared, Streams: streams.Running, OnReady: a.tellReady, Logger: a.log})
 	a.tellReady(false)
 	node.Register(a.grpc, node.ServiceConfig{
-		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller, Ending: a.ending, Logger: a.log,
+		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller,
+		OnDamaged: a.scrub.Suspect, Ending: a.ending, Logger: a.log,
 	})
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Logger: a.log,
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
 			Compared: compared, Moved: a.life.Moved,

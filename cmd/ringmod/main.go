@@ -9,6 +9,7 @@
 //	ringmod drain      take a node out for good without losing a copy
 //	ringmod forget     take out a node that is lost
 //	ringmod explain    tell where a module belongs and who holds it
+//	ringmod scrub      check what nodes hold, and repair it
 //	ringmod certs      make certificates for the members of a cluster
 //	ringmod version    print the version
 //
@@ -83,7 +84,8 @@ func rootCommand() *cobra.Command {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), certsCommand(), versionCommand(),
+		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), scrubCommand(),
+		certsCommand(), versionCommand(),
 	)
 	return root
 }

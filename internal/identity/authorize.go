@@ -42,7 +42,7 @@ var callers = map[string][]Role{
 	ringmodv1.AdminService_Drain_FullMethodName:    relays,
 	ringmodv1.AdminService_SetState_FullMethodName: operators,
 	ringmodv1.AdminService_Purge_FullMethodName:    operators,
-	ringmodv1.AdminService_Scrub_FullMethodName:    operators,
+	ringmodv1.AdminService_Scrub_FullMethodName:    {Node, Operator}, // nodes pass it on
 	ringmodv1.AdminService_SetSpec_FullMethodName:  operators,
 	ringmodv1.AdminService_Refresh_FullMethodName:  operators,
 

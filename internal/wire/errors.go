@@ -63,7 +63,7 @@ type PeerError struct {
 func (e *PeerError) Error() string {
 	text := e.Err.Error()
 	if st, ok := status.FromError(e.Err); ok {
-		text = oneLine(st.Message())
+		text = Line(st.Message())
 	}
 	if text == "" {
 		text = e.Code.String()
@@ -88,7 +88,7 @@ func Status(err error) error {
 		return withDetail(e)
 	}
 	if e, ok := errors.AsType[*PeerError](err); ok {
-		return status.Error(codes.Unavailable, oneLine(e.Error()))
+		return status.Error(codes.Unavailable, Line(e.Error()))
 	}
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -117,7 +117,7 @@ func Detail(e *cache.Error) *ringmodv1.ErrorDetail {
 	if text == "" && e.Err != nil {
 		text = e.Err.Error()
 	}
-	detail := &ringmodv1.ErrorDetail{Reason: wireReason(e.Reason), Source: oneLine(e.Source), Text: oneLine(text)}
+	detail := &ringmodv1.ErrorDetail{Reason: wireReason(e.Reason), Source: Line(e.Source), Text: Line(text)}
 	if e.RetryAfter > 0 {
 		detail.RetryAfter = durationpb.New(e.RetryAfter)
 	}
@@ -147,7 +147,7 @@ func FromStatus(err error, node string) error {
 // fromDetail returns nil when code and detail contradict each other. A reason
 // that this version does not know is Internal.
 func fromDetail(d *ringmodv1.ErrorDetail, code codes.Code, node string) error {
-	e := &cache.Error{Reason: cache.Internal, Source: oneLine(d.GetSource()), Text: oneLine(d.GetText()), RetryAfter: duration(d.GetRetryAfter())}
+	e := &cache.Error{Reason: cache.Internal, Source: Line(d.GetSource()), Text: Line(d.GetText()), RetryAfter: duration(d.GetRetryAfter())}
 	if e.Source == "" {
 		e.Source = node
 	}
@@ -180,9 +180,9 @@ func wireReason(r cache.Reason) ringmodv1.Reason {
 	return ringmodv1.Reason_REASON_INTERNAL
 }
 
-// oneLine makes text fit for a terminal and for protobuf: valid UTF-8, nothing
+// Line makes text fit for a terminal and for protobuf: valid UTF-8, nothing
 // but what can be printed, no more than maxText bytes.
-func oneLine(text string) string {
+func Line(text string) string {
 	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "")
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -12,7 +12,9 @@
 // view yet, of which they tell just that.
 //
 // Drain and SetState change who is in. Drain is passed on to the node in question,
-// which leaves by itself: who looks on may go and come back.
+// which leaves by itself: who looks on may go and come back. Scrub has the named nodes
+// check what they hold, each on its own, for as long as its caller looks on; a node that
+// cannot says why, and the others go on.
 //
 // Whatever a caller or another member sends ends that call, or leaves out that
 // member, and nothing else. Who may call is for the server's interceptors to say.
@@ -83,11 +85,13 @@ type Leaver interface {
 type Config struct {
 	Self       string // own member id
 	Membership Membership
-	Conns      Conns        // never asked for Self
-	Reporter   Reporter     // nil = nothing to report
-	Holder     Holder       // nil = a gateway, which holds nothing
-	Leaver     Leaver       // nil = a gateway, which need not hand anything over
-	Logger     *slog.Logger // nil = silent
+	Conns      Conns           // never asked for Self
+	Reporter   Reporter        // nil = nothing to report
+	Holder     Holder          // nil = a gateway, which holds nothing
+	Leaver     Leaver          // nil = a gateway, which need not hand anything over
+	Scrubber   Scrubber        // nil = a gateway
+	Ending     <-chan struct{} // closed when this member stops; nil = never
+	Logger     *slog.Logger    // nil = silent
 }
 
 // Register offers AdminService on server.

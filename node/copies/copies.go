@@ -201,6 +201,9 @@ func (k *Keeper) replicas(t target.Target) []string {
 	return ids
 }
 
+// Tell announces an object that is stored here to one member. It does not block.
+func (k *Keeper) Tell(member, name string) { k.tell(member, name, false) }
+
 // tell queues an announcement to a member.
 func (k *Keeper) tell(id, name string, light bool) {
 	k.mu.Lock()

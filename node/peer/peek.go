@@ -16,6 +16,15 @@ import (
 
 // Peek implements node.Peers.
 func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error) {
+	return p.peek(ctx, t, func(*cache.Object) bool { return true })
+}
+
+// PeekSame is Peek for the bytes of that SHA-256.
+func (p *Peers) PeekSame(ctx context.Context, t target.Target, sum [32]byte) (*cache.Object, error) {
+	return p.peek(ctx, t, func(obj *cache.Object) bool { return obj.SHA256 == sum })
+}
+
+func (p *Peers) peek(ctx context.Context, t target.Target, wanted func(*cache.Object) bool) (*cache.Object, error) {
 	near := p.holders(t)
 	ids := append(near, p.returnees(t)...)
 	answers := make(chan answer, len(ids))
@@ -36,7 +45,7 @@ func (p *Peers) Peek(ctx context.Context, t target.Target) (*cache.Object, error
 	for range ids {
 		a := <-answers
 		worse := &a
-		if a.err == nil && (best == nil || a.obj.Age < best.obj.Age) {
+		if a.err == nil && wanted(a.obj) && (best == nil || a.obj.Age < best.obj.Age) {
 			best, worse = &a, best
 		}
 		worse.drop(cancels)

@@ -75,6 +75,11 @@ func (r *record) encode() []byte {
 	return b
 }
 
+// write returns what puts r into the index.
+func (r *record) write() *indexWrite {
+	return &indexWrite{bucket: bucketObjects, name: r.Name, value: seal(bucketObjects, r.Name, r.encode())}
+}
+
 // decodeRecord copies what it keeps of b.
 func decodeRecord(name string, b []byte) (*record, error) {
 	d := decoder{rest: b}

@@ -51,7 +51,8 @@ type DiskConfig struct {
 //	<dir>/objects/<name>  the objects, in the layout of the go command's download cache:
 //	                      GOPROXY=file://<dir>/objects works, lists included
 //	<dir>/index.db        entries of the objects, their number and bytes, their keys by
-//	                      partition, when their versions were used, and the documents
+//	                      partition, when their versions were used and they were checked, what
+//	                      was lost, and the documents
 //	<dir>/quarantine/     bad copies, at most 1 GiB, a 20th of the limit or 1000 files, the
 //	                      oldest go first
 //	<dir>/tmp/            objects being written, emptied at start
@@ -105,9 +106,11 @@ type Disk struct {
 	rebuild chan struct{} // asks for a walk
 	crowded chan struct{} // asks for eviction
 	flush   chan struct{} // asks for the uses to be written
-	cancel  context.CancelFunc
-	running sync.WaitGroup // the walk, evictions, probes
-	closing sync.Once
+
+	lossNews chan struct{} // says that a copy was bad
+	cancel   context.CancelFunc
+	running  sync.WaitGroup // the walk, evictions, probes
+	closing  sync.Once
 }
 
 // OpenDisk opens the data directory, or makes it. Its errors are made for the
@@ -118,7 +121,8 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		dir: cfg.Dir, inspect: cfg.Inspect, purged: cfg.Purged, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
 		verified: newVerified(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
-		step: func(string) error { return nil },
+		lossNews: make(chan struct{}, 1),
+		step:     func(string) error { return nil },
 	}
 	d.hot = newHotArea(d)
 	d.budget = newBudget(cfg.Limit, d.held, func() (space, error) { return spaceOf(d.dir) }, func() { ask(d.crowded) })

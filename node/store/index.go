@@ -23,6 +23,8 @@ const (
 	bucketDocuments = "documents"
 	bucketUses      = "uses"
 	bucketKeys      = "keys"
+	bucketChecks    = "checks" // when objects were compared in full
+	bucketLost      = "lost"   // objects whose copy was bad
 	bucketState     = "state"
 	keyComplete     = "complete"
 )
@@ -397,7 +399,7 @@ func openIndexFile(path string, place Place) (*indexFile, error) {
 // prepare makes what is missing, and checks that walks over the buckets end.
 func (f *indexFile) prepare() error {
 	missing, counted := false, false
-	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketKeys, bucketState}
+	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketKeys, bucketChecks, bucketLost, bucketState}
 	err := f.bolt.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			b := tx.Bucket([]byte(name))

@@ -219,9 +219,14 @@ func (d *Disk) adopt(ctx context.Context, name string, f *os.File, id identity) 
 func (d *Disk) setAside(ctx context.Context, name, path string, cause error) error {
 	d.verified.forget(name)
 	d.logger.ErrorContext(ctx, "bad copy set aside", "key", name, "err", cause)
+	writes := []*indexWrite{{bucket: bucketObjects, name: name}}
+	if r, err := d.record(name); err == nil {
+		writes = append(writes, lose(r))
+		defer ask(d.lossNews)
+	}
 	err := d.quarantine.take(path, name)
 	if err == nil {
-		err = d.index.remove(name)
+		err = d.index.submit(writes...)
 	}
 	if err != nil {
 		// It is not served either way: each Open checks it again.
@@ -251,7 +256,8 @@ func (d *Disk) Remove(name string) error {
 	if err != nil && !absent(err) {
 		return err
 	}
-	if err := d.index.remove(name); err != nil {
+	err = d.index.submit(&indexWrite{bucket: bucketObjects, name: name}, &indexWrite{bucket: bucketLost, name: name})
+	if err != nil {
 		return fmt.Errorf("removing the entry of %s: %w", name, err)
 	}
 	return nil

@@ -264,8 +264,11 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	if d.purged(p.name) {
 		return ErrPurged
 	}
+	if err := d.mayReplace(r); err != nil {
+		return err
+	}
 	old, _ := d.record(p.name)
-	if err := d.index.put(bucketObjects, p.name, r.encode()); err != nil {
+	if err := d.index.submit(r.write(), &indexWrite{bucket: bucketLost, name: p.name}); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
 	d.gone.forget(p.name)
@@ -273,7 +276,11 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	if err := d.step("indexed"); err != nil {
 		return err
 	}
-	if err := p.rename(f); err != nil {
+	err := d.keepOlder(p.path, old, r)
+	if err == nil {
+		err = p.rename(f)
+	}
+	if err != nil {
 		d.restore(p.name, old)
 		return err
 	}
@@ -289,6 +296,20 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	// Not by the handle that has written: the name must lead to the object.
 	if info, err := os.Stat(p.path); err == nil && os.SameFile(info, p.committed) {
 		d.verified.add(checkedFile{entry: r.Entry, id: identityOf(info), at: time.Now()})
+	}
+	return nil
+}
+
+// keepOlder puts what has other bytes than r, and is about to be replaced by it, into
+// the quarantine.
+func (d *Disk) keepOlder(path string, old, r *record) error {
+	if old == nil || old.SHA256 == r.SHA256 || versionOf(r.Name) == r.Name {
+		return nil
+	}
+	d.logger.Error("object replaced by other bytes, the older ones are in quarantine", "key", r.Name,
+		"older", fmt.Sprintf("%x", old.SHA256), "newer", fmt.Sprintf("%x", r.SHA256))
+	if err := d.quarantine.keep(path, r.Name); err != nil && !absent(err) {
+		return fmt.Errorf("keeping the older bytes: %w", err)
 	}
 	return nil
 }

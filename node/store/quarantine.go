@@ -33,14 +33,19 @@ type quarantine struct {
 }
 
 // take moves the file at path in.
-func (q *quarantine) take(path, name string) error {
+func (q *quarantine) take(path, name string) error { return q.add(path, name, os.Rename) }
+
+// keep makes the file at path be in there, too.
+func (q *quarantine) keep(path, name string) error { return q.add(path, name, os.Link) }
+
+func (q *quarantine) add(path, name string, by func(from, to string) error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.last = max(q.last+1, time.Now().UnixNano())
 	flat := strings.ReplaceAll(name, "/", "%2f")
 	flat = flat[max(0, len(flat)-200):]
 	to := filepath.Join(q.dir, fmt.Sprintf("%019d-%s", q.last, flat))
-	if err := os.Rename(path, to); err != nil {
+	if err := by(path, to); err != nil {
 		return err
 	}
 	return q.trimLocked()

@@ -2,9 +2,16 @@ package store
 
 import (
 	"io/fs"
+	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// readOnce says that f is read once, so that what it holds need not push out what
+// readers have in memory. Kernels before 6.3 do not care.
+func readOnce(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_NOREUSE) }
 
 // identityOf returns what changes whenever the bytes of the file do.
 func identityOf(info fs.FileInfo) identity {

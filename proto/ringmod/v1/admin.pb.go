@@ -1347,7 +1347,10 @@ type ScrubRequest struct {
 	// background.
 	BytesPerSecond uint64 `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 	// Check also what was checked within the last day.
-	All           bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	All bool `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`
+	// Scrub the asked node alone, which must be the only one in node_ids, and pass
+	// nothing on.
+	Local         bool `protobuf:"varint,4,opt,name=local,proto3" json:"local,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1399,6 +1402,13 @@ func (x *ScrubRequest) GetBytesPerSecond() uint64 {
 func (x *ScrubRequest) GetAll() bool {
 	if x != nil {
 		return x.All
+	}
+	return false
+}
+
+func (x *ScrubRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
 	}
 	return false
 }
@@ -1984,11 +1994,12 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"tombstones\x18\x01 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
 	"tombstones\x12\x1c\n" +
 	"\tconfirmed\x18\x02 \x03(\tR\tconfirmed\x12 \n" +
-	"\vunconfirmed\x18\x03 \x03(\tR\vunconfirmed\"e\n" +
+	"\vunconfirmed\x18\x03 \x03(\tR\vunconfirmed\"{\n" +
 	"\fScrubRequest\x12\x19\n" +
 	"\bnode_ids\x18\x01 \x03(\tR\anodeIds\x12(\n" +
 	"\x10bytes_per_second\x18\x02 \x01(\x04R\x0ebytesPerSecond\x12\x10\n" +
-	"\x03all\x18\x03 \x01(\bR\x03all\"\xb5\x02\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x14\n" +
+	"\x05local\x18\x04 \x01(\bR\x05local\"\xb5\x02\n" +
 	"\rScrubResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12'\n" +
 	"\x0fobjects_checked\x18\x02 \x01(\x04R\x0eobjectsChecked\x12#\n" +
