@@ -106,7 +106,11 @@ func startLoad(t *testing.T, clients int, next choice, gateways ...*harness.Proc
 
 func (l *load) ask(gateway *harness.Process, name string, want [32]byte) {
 	start := time.Now()
-	err := fetchWhole(gateway, name, want)
+	l.note(name, start, fetchWhole(gateway, name, want))
+}
+
+// note counts a request that has ended.
+func (l *load) note(name string, start time.Time, err error) {
 	took := time.Since(start)
 	l.mu.Lock()
 	defer l.mu.Unlock()
