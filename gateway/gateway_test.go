@@ -318,6 +318,10 @@ func TestCacheStatus(t *testing.T) {
 		r := do(newGateway(t, gateway.Config{Cache: c}), "GET", "/"+listName)
 		checkHeaders(t, r, "Cache-Status", test.want)
 	}
+	c := newFakeCache(t)
+	c.serve(modName, []byte("module golang.org/x/mod\n"), cache.Object{Source: cache.Upstream, Single: true})
+	r := do(newGateway(t, gateway.Config{Cache: c}), "GET", "/"+modName)
+	checkHeaders(t, r, "Cache-Status", `ringmod; fwd=miss; detail="upstream, one copy"`)
 }
 
 // TestPreconditionFailed keeps the answer to one client's condition out of the

@@ -153,6 +153,8 @@ func originOf(obj *cache.Object) origin {
 	switch source := obj.Source; {
 	case obj.Stale:
 		return origin{[]string{"ringmod; fwd=stale; detail=" + source.String()}, stale}
+	case obj.Single:
+		return origin{[]string{`ringmod; fwd=miss; detail="` + source.String() + `, one copy"`}, miss}
 	case source == 0 || int(source) >= len(sources) || obj.Unverified:
 		return origin{[]string{"ringmod; fwd=miss; detail=" + source.String()}, miss}
 	default:

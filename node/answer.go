@@ -154,7 +154,7 @@ func answer(out *sender, req *ringmodv1.GetRequest, kind target.Kind, obj *cache
 
 func headerOf(obj *cache.Object, kind target.Kind) *ringmodv1.Header {
 	h := &ringmodv1.Header{
-		H1: obj.H1, Verified: obj.Verified, Stale: obj.Stale, Private: obj.Private, Source: sourceOf(obj.Source),
+		H1: obj.H1, Verified: obj.Verified, Stale: obj.Stale, Private: obj.Private, Single: obj.Single, Source: sourceOf(obj.Source),
 	}
 	if obj.Size >= 0 {
 		h.Size = new(uint64(obj.Size))

@@ -84,6 +84,7 @@ type flight struct {
 	data     []byte        // a small object, whole and verified
 	verified bool          // every byte of pending may be read
 	proof    store.Proof   // once it is verified or done
+	single   bool          // it was to be at a second node, and is not
 	done     bool          // the fill is over: stored, kept or err
 	err      error
 
@@ -101,6 +102,7 @@ type flightState struct {
 	data     []byte
 	verified bool
 	proof    store.Proof
+	single   bool
 	done     bool
 	err      error
 	changed  <-chan struct{} // closed when the state is no longer this one
@@ -113,7 +115,7 @@ func (f *flight) state() flightState {
 	if !f.verified {
 		readable = max(0, f.written-holdBack)
 	}
-	return flightState{f.source, f.size, readable, f.begun, f.pending, f.data, f.verified, f.proof, f.done, f.err, f.changed}
+	return flightState{f.source, f.size, readable, f.begun, f.pending, f.data, f.verified, f.proof, f.single, f.done, f.err, f.changed}
 }
 
 // change applies a change and wakes the followers.
@@ -150,6 +152,16 @@ func (f *flight) sized(size int64) { f.change(func() { f.size = size }) }
 
 // move lets followers go on in p, which has the same bytes.
 func (f *flight) move(p store.Pending) { f.change(func() { f.pending = p }) }
+
+// alone says that no second node has taken what is stored.
+func (f *flight) alone() { f.change(func() { f.single = true }) }
+
+// as says what another flight of this node has found, which has stored the object.
+func (f *flight) as(own *flight) {
+	if own.state().single {
+		f.alone()
+	}
+}
 
 func (f *flight) advance(written int64) { f.change(func() { f.written = written }) }
 

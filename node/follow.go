@@ -29,14 +29,20 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 		case s.err != nil:
 			return nil, s.err
 		case s.data != nil:
-			return n.smallObject(req.Target, small{s.data, s.proof}, source), nil
+			obj := n.smallObject(req.Target, small{s.data, s.proof}, source)
+			obj.Single = s.single
+			return obj, nil
 		case s.done:
 			if kept, ok := s.pending.(*spool); ok && s.verified {
 				if obj := n.passed(kept, req.Target, s.proof, source); obj != nil {
 					return obj, nil
 				}
 			}
-			return n.stored(ctx, req.Target, source)
+			obj, err := n.stored(ctx, req.Target, source)
+			if err == nil {
+				obj.Single = s.single
+			}
+			return obj, err
 		case s.pending != nil && !req.Whole:
 			if obj := n.openFill(ctx, f, s, req.Target, source); obj != nil {
 				return obj, nil

@@ -56,6 +56,8 @@
 //   - A fill belongs to the node, not to the caller that started it: callers
 //     come and go, the fill goes on at upstream's speed.
 //   - What is held never waits for a fill.
+//   - With Config.Copier, no caller has all of what a fill brings before a second node
+//     has it, unless there is none that takes it: then he gets it all the same.
 //   - A disk that is full or failing is no reason to fail a caller: what was got is
 //     passed on, a zip from memory, of which Config.Spool bounds the sum. A zip that
 //     does not fit in there at all is Busy.
@@ -92,6 +94,13 @@ type Upstream interface {
 	Offline() bool
 }
 
+// Copier sees to it that other nodes have what is stored here; *copies.Keeper is one.
+type Copier interface {
+	// Secure returns nil when another node of the region has t durably. It waits for
+	// that as long as it makes sense.
+	Secure(ctx context.Context, t target.Target) error
+}
+
 // Area is where objects are put, and found: a store.Store, or *store.HotArea for
 // copies of what other nodes own.
 type Area interface {
@@ -116,6 +125,7 @@ type Config struct {
 	// Databases are the checksum databases by preference: the first verifies
 	// what is filled. None: nothing is verified but form and length.
 	Databases []*sumdb.DB
+	Copier    Copier       // waited for before an object counts as stored; nil = nobody
 	Hot       Area         // for what others own and many ask for; nil = there is none
 	Writes    *WriteBehind // shared with the databases; nil = one of its own
 	Verifier  *verify.Verifier
@@ -227,6 +237,9 @@ func (n *Node) private(t target.Target) bool {
 
 // object answers an immutable object of a module version.
 func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	if obj, err := n.unsecured(ctx, req); obj != nil || err != nil {
+		return obj, err
+	}
 	obj, err := n.held(ctx, req.Target)
 	if err == nil {
 		n.cfg.Metrics.answered(req.Target.Kind, cache.Disk)
@@ -245,6 +258,26 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 		return nil, err
 	}
 	return obj, missing
+}
+
+// unsecured answers by a fill that runs, which may have stored the object but waits for
+// another node to have it. Neither an object nor an error: there is none.
+func (n *Node) unsecured(ctx context.Context, req cache.Request) (*cache.Object, error) {
+	if n.cfg.Copier == nil || req.Mode == cache.Peek {
+		return nil, nil //nolint:nilnil // see above
+	}
+	f := n.flights.join(req.Target.String(), req.Mode == cache.Coordinate)
+	if f == nil {
+		return nil, nil //nolint:nilnil // see above
+	}
+	obj, err := n.follow(ctx, f, req, false)
+	if errors.Is(err, errUnstored) {
+		return nil, nil //nolint:nilnil // look once more
+	}
+	if err == nil {
+		n.cfg.Metrics.answered(req.Target.Kind, obj.Source)
+	}
+	return obj, err
 }
 
 // maxAnew is how often a fill is begun for one caller whose object the disk did not

@@ -35,20 +35,48 @@ func (n *Node) smallObject(t target.Target, o small, source cache.Source) *cache
 // fillSmall gets a .info or .mod whole, verifies it and hands it to the
 // writer behind: a caller need not wait for the disk.
 func (n *Node) fillSmall(ctx context.Context, t target.Target, f *flight) (o small, err error) {
-	var own bool
+	var own *flight
 	err = n.supplied(ctx, t, f, func(s *supply) error {
 		f.from(s.source)
-		own = s.own != nil
+		own = s.own
 		o, err = n.smallOf(ctx, t, s)
 		return err
 	})
 	switch {
 	case err != nil:
 		return small{}, err
-	case own || n.isDuplicate(ctx, t):
+	case own != nil:
+		own.wait(ctx)
+		f.as(own)
+		return o, nil
+	case n.isDuplicate(ctx, t):
+		return o, nil
+	case n.cfg.Copier != nil:
+		n.storeSecurely(ctx, t, f, o)
 		return o, nil
 	default:
 		return o, n.writes.Put(ctx, t.String(), o.data, o.Proof)
+	}
+}
+
+// storeSecurely returns when o is stored here and at a second node, or cannot be: its
+// caller gets it all the same.
+func (n *Node) storeSecurely(ctx context.Context, t target.Target, f *flight, o small) {
+	if err := put(n.cfg.Store, t.String(), o); err != nil {
+		n.notStored(ctx, t.String(), err)
+		return
+	}
+	n.secure(ctx, t, f)
+}
+
+// secure waits until a second node has t, which f has stored here.
+func (n *Node) secure(ctx context.Context, t target.Target, f *flight) {
+	if n.cfg.Copier == nil {
+		return
+	}
+	if err := n.cfg.Copier.Secure(ctx, t); err != nil {
+		f.alone()
+		n.log.WarnContext(ctx, "stored at this node only, for now", "key", t.String(), "err", err)
 	}
 }
 

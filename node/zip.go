@@ -72,8 +72,11 @@ func (z *zipFill) take(ctx context.Context, s *supply) error {
 	if err != nil {
 		return err
 	}
-	z.flight.verify(p)
+	if z.node.cfg.Copier == nil { // else no client has all of it before it counts as stored
+		z.flight.verify(p)
+	}
 	z.commit(ctx, s, p)
+	z.flight.verify(p)
 	return nil
 }
 
@@ -297,6 +300,7 @@ func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
 	kept := z.keep()
 	if s.own != nil {
 		s.own.wait(ctx)
+		z.flight.as(s.own)
 		return
 	}
 	if kept || !z.replaces && z.node.isDuplicate(ctx, z.target) {
@@ -304,6 +308,10 @@ func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
 	}
 	if _, err := z.pending.Commit(p); err != nil {
 		z.node.notStored(ctx, z.target.String(), err)
+		return
+	}
+	if !z.stored {
+		z.node.secure(ctx, z.target, z.flight)
 	}
 }
 

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -59,8 +60,12 @@ func TestHotModule(t *testing.T) { //nolint:paralleltest // wants a share of the
 		time.Sleep(lasts)
 		checkSpread(t, suffix, before, served(c))
 	}
-	spread(".mod", 16, func(random *rand.Rand, name string, want [32]byte) error { return askFront(t, pick(random, fronts), name, want) })
-	spread(".zip", 6, func(random *rand.Rand, name string, want [32]byte) error { return fetchWhole(pick(random, gateways), name, want) })
+	spread(".mod", 16, func(random *rand.Rand, name string, want [32]byte) error {
+		return askFront(t.Context(), pick(random, fronts), name, want)
+	})
+	spread(".zip", 6, func(random *rand.Rand, name string, want [32]byte) error {
+		return fetchWhole(pick(random, gateways), name, want)
+	})
 	if got := fake.Requests(); len(got) > 0 {
 		t.Errorf("upstream was asked: %q", got)
 	}
@@ -97,12 +102,12 @@ func startHotLoad(t *testing.T, clients int, hot, cold choice, ask asker) *load 
 	return l
 }
 
-func askFront(t *testing.T, front *cluster.Cluster, name string, want [32]byte) error {
+func askFront(ctx context.Context, front *cluster.Cluster, name string, want [32]byte) error {
 	parsed, err := target.Parse(name)
 	if err != nil {
 		return err
 	}
-	obj, err := front.Get(t.Context(), cache.Request{Target: parsed})
+	obj, err := front.Get(ctx, cache.Request{Target: parsed})
 	if err != nil {
 		return err
 	}

@@ -126,9 +126,13 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		return err
 	}
 	inspector.Use(a.dbs, a.private)
+	var copier node.Copier
+	if a.durability > 1 {
+		copier = copied
+	}
 	a.node = node.New(node.Config{
 		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
-		Hot: disk.Hot(), Private: a.private, Metrics: a.metrics, Logger: a.log,
+		Copier: copier, Hot: disk.Hot(), Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
 	a.scrubber(disk, others, copied)

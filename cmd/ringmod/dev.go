@@ -72,6 +72,7 @@ func (d *dev) bind(flags *pflag.FlagSet) {
 	o := &d.options
 	o.bindAddrs(flags)
 	o.bindRing(flags)
+	o.bindDurability(flags)
 	o.bindSources(flags)
 	o.bindCommon(flags)
 	o.logLevel = "warn"

@@ -46,6 +46,7 @@ type options struct {
 
 	nodeID, region, zone string
 	weight, replicas     int
+	durability           int
 	dataDir, diskLimit   string
 	limit                store.Limit // diskLimit
 
@@ -115,8 +116,13 @@ func (o *options) bindRing(flags *pflag.FlagSet) {
 
 func (o *options) bindNode(flags *pflag.FlagSet) {
 	flags.IntVar(&o.weight, "weight", 1, "`share` of its region's objects relative to other nodes, 1 to 16")
+	o.bindDurability(flags)
 	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
 	flags.StringVar(&o.diskLimit, "disk-limit", defaultDiskLimit, "`size` of that folder: bytes such as 20GiB, or how full its file system may get, with all that others have there")
+}
+
+func (o *options) bindDurability(flags *pflag.FlagSet) {
+	flags.IntVar(&o.durability, "durability", 1, "`nodes` that must have a module before a download of it that fetches it ends: 1, or 2 for an archive")
 }
 
 func (o *options) bindSources(flags *pflag.FlagSet) {
@@ -254,6 +260,12 @@ func (o *options) checkSeeds() error {
 func (o *options) checkPlacement() error {
 	if err := o.spec().Validate(); err != nil {
 		return usagef("--replicas: %w", err)
+	}
+	if o.durability > 2 || o.durability < 1 && o.parts.node {
+		return usagef("--durability must be 1 or 2, not %d", o.durability)
+	}
+	if o.durability > o.replicas {
+		return usagef("--durability %d needs as many --replicas, not %d", o.durability, o.replicas)
 	}
 	if err := o.member("this", "127.0.0.1:1").Check(); err != nil {
 		return usagef("--region, --zone, --weight: %w", err)

@@ -82,6 +82,10 @@ type Object struct {
 	TTL   time.Duration
 	Stale bool
 
+	// Single says that a second node was to have the object before it counts as stored
+	// (--durability 2), and that none has taken it yet.
+	Single bool
+
 	Private bool // matches the private patterns: shared caches must not keep it
 	Source  Source
 

@@ -280,7 +280,7 @@ func (s *stream) header() (*ringmodv1.Header, error) {
 // describe translates a header and holds it to its rules.
 func (s *stream) describe(h *ringmodv1.Header) (*cache.Object, error) {
 	obj := &cache.Object{
-		Size: -1, Age: duration(h.GetAge()), TTL: duration(h.GetTtl()), Stale: h.GetStale(), Private: h.GetPrivate(),
+		Size: -1, Age: duration(h.GetAge()), TTL: duration(h.GetTtl()), Stale: h.GetStale(), Private: h.GetPrivate(), Single: h.GetSingle(),
 		H1: h.GetH1(), Verified: h.GetVerified(), Source: sourceOf(h.GetSource()),
 	}
 	if len(obj.H1) > maxH1 {

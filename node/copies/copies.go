@@ -21,7 +21,8 @@
 // with cache.Peek, in the order of the announcements: 4 at a time, 50 MiB/s in all,
 // and later while many fills run. A failed pull is not tried again before the next
 // announcement. What was pulled is not announced. Pulls that others ask for (Pull) share
-// these limits and come after all that was announced.
+// these limits and come after all that was announced. What a holder waits for (Secure) is
+// pulled at once, beside and before all this.
 //
 // # What it never does
 //
@@ -98,6 +99,7 @@ type Keeper struct {
 	node    Node
 	metrics *metrics
 	pulls   *pulls
+	mute    mute
 
 	mu       sync.Mutex
 	backlogs map[string]*backlog // by member
@@ -148,6 +150,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	var pulling sync.WaitGroup
 	for range pullers {
 		pulling.Go(func() { k.pullAll(ctx) })
+	}
+	for range hurriers {
+		pulling.Go(func() { k.pullSoon(ctx) })
 	}
 	<-ctx.Done()
 	pulling.Wait()

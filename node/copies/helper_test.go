@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -67,6 +68,8 @@ type others struct {
 	answer func(name string) ringmodv1.Outcome
 	told   []*ringmodv1.AnnounceRequest
 	held   map[string][]byte // what can be pulled
+	silent bool              // whoever is told of something
+	takes  time.Duration     // until something is there to be pulled
 	panics bool              // whoever pulls
 	asked  int
 	most   int // asked at the same time
@@ -85,6 +88,7 @@ func (o *others) Conn(id string) (grpc.ClientConnInterface, error) {
 
 // Get implements copies.Nodes.
 func (o *others) Get(_ context.Context, _ string, req cache.Request, _ wire.Options) (*cache.Object, error) {
+	time.Sleep(o.takes)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if req.Mode != cache.Peek || req.Hops != 1 {
@@ -126,9 +130,14 @@ type conn struct {
 }
 
 // Invoke implements grpc.ClientConnInterface.
-func (c *conn) Invoke(_ context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
+func (c *conn) Invoke(ctx context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
 	o := c.others
 	o.mu.Lock()
+	if o.silent {
+		o.mu.Unlock()
+		<-ctx.Done()
+		return status.FromContextError(ctx.Err()).Err()
+	}
 	defer o.mu.Unlock()
 	req, ok := args.(*ringmodv1.AnnounceRequest)
 	if !ok || method != ringmodv1.PeerService_Announce_FullMethodName {

@@ -1,6 +1,7 @@
 package copies
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +14,7 @@ type metrics struct {
 	announcements *prometheus.CounterVec
 	pulls         *prometheus.CounterVec
 	bytes         prometheus.Counter
+	secures       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, k *Keeper) *metrics {
@@ -27,8 +29,11 @@ func newMetrics(reg prometheus.Registerer, k *Keeper) *metrics {
 			Name: "ringmod_replication_pulled_bytes_total", Help: "Bytes pulled from other nodes.",
 		}),
 	}
+	m.secures = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "ringmod_replication_secured_total", Help: "Objects that were to be at a second node before they count as stored (--durability 2) by result (ok, alone: no other replica was in reach, failed).",
+	}, []string{"result"})
 	if reg != nil {
-		reg.MustRegister(m.announcements, m.pulls, m.bytes, hintCollector{k}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		reg.MustRegister(m.secures, m.announcements, m.pulls, m.bytes, hintCollector{k}, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "ringmod_replication_lag_seconds", Help: "Age of the oldest stored object that a replica has not confirmed.",
 		}, func() float64 { return k.Lag().Seconds() }))
 	}
@@ -41,6 +46,17 @@ func (m *metrics) announced(o ringmodv1.Outcome) {
 		name = o.String()
 	}
 	m.announcements.WithLabelValues(strings.ToLower(strings.TrimPrefix(name, "OUTCOME_"))).Inc()
+}
+
+func (m *metrics) secured(err error) {
+	result := "ok"
+	switch {
+	case errors.Is(err, ErrAlone):
+		result = "alone"
+	case err != nil:
+		result = "failed"
+	}
+	m.secures.WithLabelValues(result).Inc()
 }
 
 func (m *metrics) pulled(result string) { m.pulls.WithLabelValues(result).Inc() }

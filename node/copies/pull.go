@@ -16,6 +16,7 @@ import (
 // Limits of pulls (cluster.md 4.12).
 const (
 	pullers   = 4
+	hurriers  = 8       // beside them, for what a holder waits for
 	maxPulls  = 1 << 14 // that wait
 	pullLimit = 10 * time.Minute
 	pullRead  = 64 << 10 // bytes at a time, so that the rate is kept finely
@@ -32,6 +33,10 @@ type pull struct {
 	digest [32]byte // as announced
 	holder string
 	done   chan error // of one; nil = nobody waits
+
+	// Guarded by pulls.mu.
+	begun  bool
+	urgent bool // the holder waits for it
 }
 
 // pulls are those that wait or run.
@@ -39,6 +44,7 @@ type pulls struct {
 	pace  *pace
 	queue chan *pull
 	later chan *pull // of Pull
+	soon  chan *pull // the urgent ones of queue, too
 
 	mu     sync.Mutex
 	known  map[string]*pull // by target
@@ -47,7 +53,7 @@ type pulls struct {
 
 func newPulls(rate int64) *pulls {
 	return &pulls{
-		pace: &pace{rate: rate}, queue: make(chan *pull, maxPulls), later: make(chan *pull), known: map[string]*pull{}, taking: map[string]bool{},
+		pace: &pace{rate: rate}, queue: make(chan *pull, maxPulls), later: make(chan *pull), soon: make(chan *pull, maxPulls), known: map[string]*pull{}, taking: map[string]bool{},
 	}
 }
 
@@ -66,8 +72,38 @@ func (p *pulls) add(each *pull) {
 	if p.known[name] != nil || len(p.known) >= maxPulls {
 		return
 	}
-	p.known[name] = each
-	p.queue <- each // has room for all that are known
+	select {
+	case p.queue <- each:
+		p.known[name] = each
+	default: // those that turned out to be urgent are still in there
+	}
+}
+
+// hurry puts an object before those that nobody waits for.
+func (p *pulls) hurry(each *pull) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := each.target.String()
+	if known := p.known[name]; known != nil {
+		each = known
+	}
+	if each.begun || each.urgent || p.known[name] == nil && len(p.known) >= maxPulls {
+		return
+	}
+	select {
+	case p.soon <- each:
+		p.known[name], each.urgent = each, true
+	default: // it waits, if it did
+	}
+}
+
+// start tells whether a pull is to be made, and not made already.
+func (p *pulls) start(each *pull) (urgent, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ok = !each.begun
+	each.begun = true
+	return each.urgent, ok
 }
 
 // begin makes an object of Pull known, false if it is already.
@@ -136,10 +172,22 @@ func (k *Keeper) pullAll(ctx context.Context) {
 	}
 }
 
+// pullSoon pulls what is urgent.
+func (k *Keeper) pullSoon(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-k.pulls.soon:
+			_ = k.pullOne(ctx, p)
+		}
+	}
+}
+
 // Pull gets an object from a holder and stores it, when its turn has come. It returns
 // nil when the object is here, or comes because somebody has announced it.
 func (k *Keeper) Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) error {
-	p := &pull{t, sha256, holder, make(chan error, 1)}
+	p := &pull{target: t, digest: sha256, holder: holder, done: make(chan error, 1)}
 	select {
 	case k.pulls.later <- p:
 	case <-ctx.Done():
@@ -154,8 +202,14 @@ func (k *Keeper) Pull(ctx context.Context, t target.Target, sha256 [32]byte, hol
 }
 
 func (k *Keeper) pullOne(ctx context.Context, p *pull) error {
+	urgent, ok := k.pulls.start(p)
+	if !ok {
+		return nil
+	}
 	defer k.pulls.end(p)
-	k.yield(ctx)
+	if !urgent {
+		k.yield(ctx)
+	}
 	result, err := k.pull(ctx, p)
 	k.metrics.pulled(cmp.Or(result, pulledFailed)) // after a panic there is none
 	if err != nil && ctx.Err() == nil {
@@ -197,7 +251,7 @@ func (k *Keeper) pull(ctx context.Context, p *pull) (result string, err error) {
 		obj.Body.Close()
 		return pulledOther, errChanged
 	}
-	obj.Body = &paced{obj.Body, ctx, k}
+	obj.Body = &paced{obj.Body, ctx, k, p.urgent}
 	defer k.pulls.take(p.target.String())()
 	if err := k.node.Take(ctx, p.target, obj); err != nil {
 		return pulledFailed, err
@@ -238,12 +292,16 @@ type paced struct {
 
 	ctx    context.Context //nolint:containedctx // of the pull
 	keeper *Keeper
+	free   bool // of the rate
 }
 
 // Read implements io.Reader.
 func (b *paced) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p[:min(len(p), pullRead)])
 	b.keeper.metrics.moved(n)
+	if b.free {
+		return n, err
+	}
 	if wait := b.keeper.pulls.pace.spend(n); wait > 0 && !sleep(b.ctx, wait) {
 		return n, b.ctx.Err()
 	}

@@ -154,8 +154,9 @@ func TestPullOfDocuments(t *testing.T) {
 func TestWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, viewOf(t, "a1", "a2"), copies.Config{Rate: 1000})
+		r := newRig(t, viewOf(t, "a1", "a2"), copies.Config{})
 		data := string(make([]byte, 5000))
+		r.others.takes = 5 * time.Second
 		r.others.held[modName(1)] = []byte(data)
 		req := &ringmodv1.AnnounceRequest{Holder: "a2", Wait: true, Copies: []*ringmodv1.Copy{
 			copyOf(modName(1), data), copyOf(modName(2), "not to be had"),

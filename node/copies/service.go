@@ -19,8 +19,8 @@ import (
 	"github.com/ringmod/ringmod/ring"
 )
 
-// waitPause is between looks at what a caller waits for.
-const waitPause = 50 * time.Millisecond
+// waitPause is between looks at what a caller waits for, longer each time.
+const minWaitPause, maxWaitPause = 2 * time.Millisecond, 50 * time.Millisecond
 
 // Announce is that of PeerService.
 func (k *Keeper) Announce(ctx context.Context, req *ringmodv1.AnnounceRequest) (_ *ringmodv1.AnnounceResponse, err error) {
@@ -42,7 +42,7 @@ func (k *Keeper) Announce(ctx context.Context, req *ringmodv1.AnnounceRequest) (
 	k.compare(k.cfg.Caller(ctx), req.GetViewDigest(), req.GetViewSeq())
 	resp := &ringmodv1.AnnounceResponse{Outcomes: make([]ringmodv1.Outcome, n)}
 	for i, c := range req.GetCopies() {
-		resp.Outcomes[i] = k.consider(ctx, c, req.GetHolder())
+		resp.Outcomes[i] = k.consider(ctx, c, req)
 	}
 	if req.GetWait() {
 		if err := k.await(ctx, req, resp.GetOutcomes()); err != nil {
@@ -54,7 +54,8 @@ func (k *Keeper) Announce(ctx context.Context, req *ringmodv1.AnnounceRequest) (
 }
 
 // consider decides about an announced object, and queues it where it is wanted.
-func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, holder string) ringmodv1.Outcome {
+func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, req *ringmodv1.AnnounceRequest) ringmodv1.Outcome {
+	holder := req.GetHolder()
 	t, err := target.Parse(c.GetTarget())
 	if err != nil || !travels(t.Kind) || len(c.GetSha256()) != sha256.Size || c.GetSize() > uint64(upstream.Limit(t.Kind)) ||
 		!k.isReplica(t, k.cfg.Self) || !k.isHolder(holder) {
@@ -69,7 +70,12 @@ func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, holder string)
 	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && k.cfg.Declines(t, c):
 		return ringmodv1.Outcome_OUTCOME_DECLINED
 	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && !k.isHere(ctx, t):
-		k.pulls.add(&pull{target: t, digest: digest, holder: holder})
+		p := &pull{target: t, digest: digest, holder: holder}
+		if req.GetWait() {
+			k.pulls.hurry(p)
+		} else {
+			k.pulls.add(p)
+		}
 		return outcome
 	default:
 		return outcome
@@ -106,12 +112,13 @@ func (k *Keeper) await(ctx context.Context, req *ringmodv1.AnnounceRequest, outc
 		if outcomes[i] != ringmodv1.Outcome_OUTCOME_WANTED || err != nil {
 			continue
 		}
-		for comes := true; comes; {
+		pause := minWaitPause
+		for comes := true; comes; pause = min(2*pause, maxWaitPause) {
 			comes = k.pulls.has(t.String()) || k.isHere(ctx, t)
 			if outcomes[i] = k.outcome(t, c, [32]byte(c.GetSha256())); outcomes[i] != ringmodv1.Outcome_OUTCOME_WANTED || !comes {
 				break
 			}
-			if !sleep(ctx, waitPause) {
+			if !sleep(ctx, pause) {
 				return ctx.Err()
 			}
 		}

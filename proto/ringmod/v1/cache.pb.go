@@ -706,7 +706,11 @@ type Header struct {
 	Inline []byte `protobuf:"bytes,13,opt,name=inline,proto3,oneof" json:"inline,omitempty"`
 	// A checksum database confirmed the module hash. False: none covers the
 	// module, the object has no hash, or is being filled.
-	Verified      bool `protobuf:"varint,14,opt,name=verified,proto3" json:"verified,omitempty"`
+	Verified bool `protobuf:"varint,14,opt,name=verified,proto3" json:"verified,omitempty"`
+	// The sender was to have a second node hold what it stores before it answers, and
+	// none has taken this object yet. False: one has, nobody asked for that, or the
+	// object is being filled.
+	Single        bool `protobuf:"varint,15,opt,name=single,proto3" json:"single,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +839,13 @@ func (x *Header) GetInline() []byte {
 func (x *Header) GetVerified() bool {
 	if x != nil {
 		return x.Verified
+	}
+	return false
+}
+
+func (x *Header) GetSingle() bool {
+	if x != nil {
+		return x.Single
 	}
 	return false
 }
@@ -1516,7 +1527,7 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\x03get\x18\x02 \x01(\v2\x16.ringmod.v1.GetRequestR\x03get\"N\n" +
 	"\x10GetSmallResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12*\n" +
-	"\x06header\x18\x02 \x01(\v2\x12.ringmod.v1.HeaderR\x06header\"\xda\x03\n" +
+	"\x06header\x18\x02 \x01(\v2\x12.ringmod.v1.HeaderR\x06header\"\xf2\x03\n" +
 	"\x06Header\x12\x17\n" +
 	"\x04size\x18\x01 \x01(\x04H\x00R\x04size\x88\x01\x01\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x0e\n" +
@@ -1534,7 +1545,8 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"viewDigest\x12\x19\n" +
 	"\bview_seq\x18\f \x01(\x04R\aviewSeq\x12\x1b\n" +
 	"\x06inline\x18\r \x01(\fH\x01R\x06inline\x88\x01\x01\x12\x1a\n" +
-	"\bverified\x18\x0e \x01(\bR\bverifiedB\a\n" +
+	"\bverified\x18\x0e \x01(\bR\bverified\x12\x16\n" +
+	"\x06single\x18\x0f \x01(\bR\x06singleB\a\n" +
 	"\x05_sizeB\t\n" +
 	"\a_inline\"v\n" +
 	"\bProgress\x12+\n" +
