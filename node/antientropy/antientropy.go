@@ -17,7 +17,8 @@
 // the state of this node: eviction is not loss, and what nobody has wanted for a week
 // need not travel. A node that joins gets the rest as it is asked for, by peeking at
 // those who had it. The most recently used goes first, over all partitions, through
-// Puller, whose limits are those of all background work. Nothing is pulled
+// Puller, whose limits are those of all background work. A copy keeps the day of its
+// last use: travelling is none. Nothing is pulled
 //
 //   - while the disk is read-only or fuller than eviction leaves it (85 % of the
 //     limit), which is how a full node always is;
@@ -85,12 +86,14 @@ type Store interface {
 	Stat(name string) (store.Entry, error)
 	HasRoom() bool
 	Evicted(name string) time.Time
+	Backdate(name string, used time.Time) error
 }
 
 // Puller gets objects from other nodes; *copies.Keeper is one.
 type Puller interface {
-	// Pull gets an object from a holder and stores it. nil = it is here.
-	Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) error
+	// Pull gets an object from a holder and stores it, unless it is or comes here
+	// without us.
+	Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) (pulled bool, err error)
 }
 
 // Hints tells of members for which more was to be announced than could be kept;

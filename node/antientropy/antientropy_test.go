@@ -142,6 +142,8 @@ func TestJoin(t *testing.T) {
 			}
 			if n.holds(name) != ours {
 				t.Errorf("%s, not used for %d days, is there: %v", name, d, n.holds(name))
+			} else if e, err := n.Stat(name); err == nil && time.Since(e.Stored) < time.Duration(d)*24*time.Hour {
+				t.Errorf("%s, not used for %d days, was stored %v ago", name, d, time.Since(e.Stored))
 			}
 		}
 		if p, known := n.Progress(); !known || p.Missing != 0 || p.Total != int64(want*len("data")) || len(pulled) != want {

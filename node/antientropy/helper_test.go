@@ -259,7 +259,7 @@ func (n *node) evict(name string) {
 }
 
 // Pull implements antientropy.Puller. It takes a millisecond.
-func (n *node) Pull(ctx context.Context, t target.Target, sum [32]byte, holder string) error {
+func (n *node) Pull(ctx context.Context, t target.Target, sum [32]byte, holder string) (bool, error) {
 	n.mu.Lock()
 	n.pulling++
 	most, err := n.pulling, n.fails
@@ -270,12 +270,13 @@ func (n *node) Pull(ctx context.Context, t target.Target, sum [32]byte, holder s
 	}
 	time.Sleep(time.Millisecond)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if n.holds(t.String()) {
 		n.w.t.Errorf("%s is pulled by %s, which holds it", t, n.id)
 	}
-	return n.fetch(ctx, t, sum, holder)
+	err = n.fetch(ctx, t, sum, holder)
+	return err == nil, err
 }
 
 func (n *node) fetch(ctx context.Context, t target.Target, sum [32]byte, holder string) error {

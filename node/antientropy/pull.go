@@ -3,6 +3,8 @@ package antientropy
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -82,7 +84,11 @@ func (r *round) pullOne(ctx context.Context, w *want, theirs *ringmodv1.Copy) {
 		r.refuse(w)
 		return
 	}
-	if err := r.cfg.Pulls.Pull(ctx, t, sum, w.holder); err != nil {
+	pulled, err := r.cfg.Pulls.Pull(ctx, t, sum, w.holder)
+	if err == nil && pulled && w.days > 0 {
+		err = r.cfg.Store.Backdate(t.String(), r.now.Add(-time.Duration(w.days)*day))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		if ctx.Err() == nil {
 			r.log.DebugContext(ctx, "a copy was not pulled", "key", t.String(), "peer", w.holder, "err", err)
 		}
@@ -93,8 +99,10 @@ func (r *round) pullOne(ctx context.Context, w *want, theirs *ringmodv1.Copy) {
 		return
 	}
 	r.came(w.size)
-	r.metrics.pulled.Inc()
-	r.metrics.bytes.Add(float64(w.size))
+	if pulled {
+		r.metrics.pulled.Inc()
+		r.metrics.bytes.Add(float64(w.size))
+	}
 }
 
 // read returns what a copy is of, if it is what was wanted.

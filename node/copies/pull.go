@@ -11,6 +11,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/node/store"
 )
 
 // Limits of pulls (cluster.md 4.12).
@@ -32,11 +33,17 @@ type pull struct {
 	target target.Target
 	digest [32]byte // as announced
 	holder string
-	done   chan error // of one; nil = nobody waits
+	done   chan outcome // of one; nil = nobody waits
 
 	// Guarded by pulls.mu.
 	begun  bool
 	urgent bool // the holder waits for it
+}
+
+// outcome is how a pull ended.
+type outcome struct {
+	result string
+	err    error
 }
 
 // pulls are those that wait or run.
@@ -153,7 +160,7 @@ func (k *Keeper) pullAll(ctx context.Context) {
 	for {
 		select {
 		case p := <-k.pulls.queue:
-			_ = k.pullOne(ctx, p)
+			k.pullOne(ctx, p)
 			continue
 		default:
 		}
@@ -161,13 +168,13 @@ func (k *Keeper) pullAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case p := <-k.pulls.queue:
-			_ = k.pullOne(ctx, p)
+			k.pullOne(ctx, p)
 		case p := <-k.pulls.later:
-			var err error
 			if k.pulls.begin(p) {
-				err = k.pullOne(ctx, p)
+				k.pullOne(ctx, p)
+			} else {
+				p.done <- outcome{result: pulledNothing}
 			}
-			p.done <- err
 		}
 	}
 }
@@ -179,32 +186,32 @@ func (k *Keeper) pullSoon(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case p := <-k.pulls.soon:
-			_ = k.pullOne(ctx, p)
+			k.pullOne(ctx, p)
 		}
 	}
 }
 
-// Pull gets an object from a holder and stores it, when its turn has come. It returns
-// nil when the object is here, or comes because somebody has announced it.
-func (k *Keeper) Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) error {
-	p := &pull{target: t, digest: sha256, holder: holder, done: make(chan error, 1)}
+// Pull gets an object from a holder and stores it, when its turn has come, unless it is
+// here by then, or comes because somebody has announced it.
+func (k *Keeper) Pull(ctx context.Context, t target.Target, sha256 [32]byte, holder string) (pulled bool, err error) {
+	p := &pull{target: t, digest: sha256, holder: holder, done: make(chan outcome, 1)}
 	select {
 	case k.pulls.later <- p:
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	select {
-	case err := <-p.done:
-		return err
+	case o := <-p.done:
+		return o.result == pulledOK, o.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
 
-func (k *Keeper) pullOne(ctx context.Context, p *pull) error {
+func (k *Keeper) pullOne(ctx context.Context, p *pull) {
 	urgent, ok := k.pulls.start(p)
 	if !ok {
-		return nil
+		return
 	}
 	defer k.pulls.end(p)
 	if !urgent {
@@ -215,7 +222,9 @@ func (k *Keeper) pullOne(ctx context.Context, p *pull) error {
 	if err != nil && ctx.Err() == nil {
 		k.log.DebugContext(ctx, "a copy was not pulled", "key", p.target.String(), "peer", p.holder, "err", err)
 	}
-	return err
+	if p.done != nil {
+		p.done <- outcome{result, err}
+	}
 }
 
 // yield lets fills go first.
@@ -274,7 +283,7 @@ func (k *Keeper) adopts(ctx context.Context, t target.Target) bool {
 	if !t.Kind.Immutable() {
 		return false
 	}
-	obj, err := k.cfg.Store.Open(ctx, t.String())
+	obj, err := k.cfg.Store.Open(store.Unused(ctx), t.String())
 	if err != nil {
 		return false
 	}

@@ -121,6 +121,21 @@ func (m *Mem) Keys(ctx context.Context, partition int, after Key, most int) ([]K
 	return keys[:min(most, len(keys))], ctx.Err()
 }
 
+// Backdate is as that of Disk.
+func (m *Mem) Backdate(name string, used time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, ok := m.objects[name]
+	if !ok {
+		return notExist(name)
+	}
+	if used.Before(o.entry.Stored) {
+		o.entry.Stored = used.UTC()
+		m.objects[name] = o
+	}
+	return nil
+}
+
 // HasRoom is as that of Disk: memory has no limit.
 func (m *Mem) HasRoom() bool { return true }
 

@@ -28,7 +28,7 @@ func (d *Disk) Open(ctx context.Context, name string) (*Object, error) {
 		return nil, notExist(name)
 	}
 	o, err := d.openGood(ctx, name, path)
-	if err == nil {
+	if err == nil && !isUnused(ctx) {
 		d.uses.mark(name)
 	}
 	return o, err

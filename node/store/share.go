@@ -312,6 +312,23 @@ func (d *Disk) Keys(ctx context.Context, partition int, after Key, most int) ([]
 	return page, err
 }
 
+// Backdate says that the object of that name, which was stored just now, has not been
+// used since then but elsewhere, at a time before. fs.ErrNotExist: there is none.
+func (d *Disk) Backdate(name string, used time.Time) error {
+	release, err := d.names.lock(context.Background(), name)
+	if err != nil {
+		return err
+	}
+	defer release()
+	r, err := d.record(name)
+	if err != nil || !used.Before(r.Stored) {
+		return err
+	}
+	r.Stored = used.UTC()
+	d.verified.forget(name) // it has the entry, too
+	return d.index.put(bucketObjects, name, r.encode())
+}
+
 // HasRoom tells whether what is not needed at once may be stored: the disk takes
 // things, and what is there is less than eviction leaves.
 func (d *Disk) HasRoom() bool {

@@ -1,13 +1,17 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -203,5 +207,83 @@ func TestEvictedLately(t *testing.T) {
 	}
 	if len(names.young)+len(names.old) > 2*mostEvicted || names.when(fmt.Sprint(3*mostEvicted-1)).IsZero() || !names.when("0").IsZero() {
 		t.Errorf("%d and %d are remembered", len(names.young), len(names.old))
+	}
+}
+
+// A key tells when its object was last opened, but for looks that are no use.
+func TestUsedKeys(t *testing.T) {
+	t.Parallel()
+	d := openShares(t, t.TempDir())
+	mustCommit(t, d, "a/1", content("a/1", 10))
+	long := time.Now().Add(-50 * 24 * time.Hour)
+	if err := d.Backdate("a/1", long); err != nil {
+		t.Fatal(err)
+	}
+	sums := mustSums(t, d)
+	open := func(ctx context.Context) {
+		o, err := d.Open(ctx, "a/1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.File.Close()
+	}
+	open(Unused(t.Context()))
+	if used := mustKeys(t, d, 1)[0].Used; !used.Equal(long) {
+		t.Errorf("used at %v, want %v", used, long)
+	}
+	open(t.Context())
+	if used := mustKeys(t, d, 1)[0].Used; time.Since(used) > time.Minute {
+		t.Errorf("used at %v, want now", used)
+	}
+	if err := d.flushUses(); err != nil {
+		t.Fatal(err)
+	}
+	if used := mustKeys(t, d, 1)[0].Used; time.Since(used) > time.Minute {
+		t.Errorf("with uses in the index, used at %v, want now", used)
+	}
+	if got := mustSums(t, d); !slices.Equal(got, sums) {
+		t.Error("the sums depend on uses")
+	}
+	if err := d.Backdate("a/2", long); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of what is not there: %v", err)
+	}
+}
+
+// A disk that is as full as eviction leaves it has no room for what is not needed,
+// and knows what it has evicted.
+func TestHasRoom(t *testing.T) {
+	t.Parallel()
+	d := openLimited(t, t.TempDir(), 2<<20)
+	if !d.HasRoom() {
+		t.Error("an empty disk has no room")
+	}
+	for i := range 40 {
+		commitVersion(t, d, fmt.Sprintf("example.com/m%d/@v/v1.0.0", i), 100_000)
+	}
+	settled(t, d)
+	for i := 40; d.HasRoom(); i++ { // eviction may have gone a little below
+		commitVersion(t, d, fmt.Sprintf("example.com/m%d/@v/v1.0.0", i), 100_000)
+	}
+	gone := 0
+	for i := range 40 {
+		name := fmt.Sprintf("example.com/m%d/@v/v1.0.0.zip", i)
+		_, err := d.Stat(name)
+		if at := d.Evicted(name); at.IsZero() != (err == nil) {
+			t.Errorf("%s: evicted at %v, %v", name, at, err)
+		}
+		if err != nil {
+			gone++
+		}
+	}
+	if gone == 0 {
+		t.Error("nothing was evicted")
+	}
+	mustCommit(t, d, "example.com/m0/@v/v1.0.0.zip", "x")
+	if at := d.Evicted("example.com/m0/@v/v1.0.0.zip"); !at.IsZero() {
+		t.Errorf("evicted at %v though it was stored since", at)
+	}
+	_ = d.trouble(syscall.ENOSPC)
+	if d.HasRoom() {
+		t.Error("a read-only disk has room")
 	}
 }

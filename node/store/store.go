@@ -46,6 +46,14 @@ type File interface {
 	io.Closer
 }
 
+type unusedKey struct{}
+
+// Unused returns a context in which Open is no use of the object: for those who copy
+// it to another node, or look whether it is here.
+func Unused(ctx context.Context) context.Context { return context.WithValue(ctx, unusedKey{}, true) }
+
+func isUnused(ctx context.Context) bool { return ctx.Value(unusedKey{}) != nil }
+
 // Proof is what whoever commits has found out about the content.
 type Proof struct {
 	H1       string // "h1:" dirhash of a zip or go.mod; "" where there is none

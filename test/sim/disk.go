@@ -142,6 +142,11 @@ func (h *handle) Keys(ctx context.Context, partition int, after store.Key, most 
 // HasRoom implements antientropy.Store.
 func (h *handle) HasRoom() bool { return h.disk.HasRoom() }
 
+// Backdate implements antientropy.Store.
+func (h *handle) Backdate(name string, used time.Time) error {
+	return h.change(func() error { return h.disk.Backdate(name, used) })
+}
+
 // Evicted implements antientropy.Store.
 func (h *handle) Evicted(name string) time.Time { return h.disk.Evicted(name) }
 
