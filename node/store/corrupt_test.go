@@ -210,7 +210,10 @@ func TestAdoption(t *testing.T) {
 // it open. Whatever it hits, right bytes come back and new objects can be stored.
 func TestFlippedIndex(t *testing.T) {
 	t.Parallel()
-	seed := openTest(t, t.TempDir())
+	seed, err := OpenDisk(DiskConfig{Dir: t.TempDir(), Inspect: inspectContent, Place: placeAll})
+	if err != nil {
+		t.Fatal(err)
+	}
 	objects := fill(t, seed, 40)
 	seed.Close()
 	size := indexSize(t, seed.dir)
@@ -239,6 +242,9 @@ func indexSize(t *testing.T, dir string) int64 {
 	return info.Size()
 }
 
+// placeAll puts everything into one partition.
+func placeAll(string) (partition int, fixed bool) { return 0, true }
+
 func flipIndex(t *testing.T, from string, open bool, off int64, mask byte, objects map[string]string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -250,7 +256,7 @@ func flipIndex(t *testing.T, from string, open bool, off int64, mask byte, objec
 	if !open {
 		flip(t, index, off, mask)
 	}
-	d, err := OpenDisk(DiskConfig{Dir: dir, Inspect: inspectContent})
+	d, err := OpenDisk(DiskConfig{Dir: dir, Inspect: inspectContent, Place: placeAll})
 	if err != nil {
 		t.Fatalf("offset %d: %v", off, err)
 	}
@@ -259,7 +265,9 @@ func flipIndex(t *testing.T, from string, open bool, off int64, mask byte, objec
 		flip(t, index, off, mask)
 	}
 	walkNames(t, d)
+	mustSums(t, d)
 	wantAll(t, d, objects)
+	mustKeys(t, d, 0)
 	mustCommit(t, d, "example.com/new/@v/v1.0.0.mod", content("new", 10))
 	want(t, d, "example.com/new/@v/v1.0.0.mod", content("new", 10))
 	if err := d.Remove("example.com/new/@v/v1.0.0.mod"); err != nil {
