@@ -81,12 +81,18 @@ type Nodes interface {
 
 // Store is what is compared; *store.Disk is one.
 type Store interface {
+	Room
+
 	Sums(ctx context.Context) ([]store.Sum, error)
 	Keys(ctx context.Context, partition int, after store.Key, most int) ([]store.Key, error)
 	Stat(name string) (store.Entry, error)
+	Backdate(name string, used time.Time) error
+}
+
+// Room tells whether a store wants more.
+type Room interface {
 	HasRoom() bool
 	Evicted(name string) time.Time
-	Backdate(name string, used time.Time) error
 }
 
 // Puller gets objects from other nodes; *copies.Keeper is one.
