@@ -10,12 +10,22 @@ import (
 	"github.com/ringmod/ringmod/test/harness"
 )
 
-// TestRollingRestart restarts all nodes one after the other under load, each on
-// other ports than before. No client notices, and no object moves.
-func TestRollingRestart(t *testing.T) { //nolint:paralleltest // reports latencies
-	nodes, mods := 5, 120
+// TestRollingUpgrade restarts all nodes one after the other under load, each on
+// other ports than before and as soon as the one before is ready. No client notices,
+// and no object moves.
+func TestRollingUpgrade(t *testing.T) { //nolint:paralleltest // reports latencies
+	for _, nodes := range []int{3, 6} {
+		if nodes == 3 || !testing.Short() {
+			t.Run(fmt.Sprint(nodes, " nodes"), func(t *testing.T) { upgrade(t, nodes) })
+		}
+	}
+}
+
+func upgrade(t *testing.T, nodes int) {
+	t.Helper()
+	mods := 40 * nodes
 	if testing.Short() {
-		nodes, mods = 3, 20
+		mods = 20
 	}
 	fake := upstreamtest.New(t)
 	c, gateways := startCluster(t, fake, nodes, 2)
@@ -28,12 +38,12 @@ func TestRollingRestart(t *testing.T) { //nolint:paralleltest // reports latenci
 		l.more(t, 200)
 		c.Member(name).Stop()
 		l.more(t, 200)
-		c.Restart(name)
-		c.WaitConverged()
+		ready := c.Restart(name).WaitReady(time.Minute)
+		t.Logf("%s was ready %v after its start", name, ready.Round(10*time.Millisecond))
 	}
 	l.more(t, 200)
 	l.finish(t)
-	l.report(t, "rolling restart", start, time.Now(), nil)
+	l.report(t, "rolling upgrade", start, time.Now(), nil)
 	if got := fake.Requests(); len(got) > 0 {
 		t.Errorf("upstream requests %q, want none", got)
 	}

@@ -43,6 +43,7 @@ type clusterMember struct {
 	spec    Spec
 	command string
 	process *Process
+	out     bool // is not expected back
 }
 
 // NewCluster returns a cluster without members, of a name that no other has.
@@ -91,6 +92,14 @@ func (c *Cluster) start(m *clusterMember) *Process {
 	}
 	c.members[m.spec.Name] = m
 	return p
+}
+
+// Remove says that a node has left, or will not come back: it has no rank any more.
+func (c *Cluster) Remove(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members[name].out = true
+	c.placed = nil
 }
 
 // args is the command line of a member.

@@ -15,7 +15,7 @@ import (
 
 // Ranks returns the names of the nodes that should hold a target in a region,
 // owner first, then those that stand in for them. All nodes count that were ever
-// started.
+// started and not removed.
 func (c *Cluster) Ranks(region, name string) []string {
 	c.t.Helper()
 	of, err := target.Parse(name)
@@ -45,7 +45,7 @@ func (c *Cluster) table() *ring.Table {
 	}
 	var members ring.Members
 	for _, m := range c.members {
-		if m.command != "node" {
+		if m.command != "node" || m.out {
 			continue
 		}
 		if _, err := members.Put(ring.Member{
@@ -92,6 +92,15 @@ func (c *Cluster) Put(node, name string, data []byte) {
 	if err := os.WriteFile(file, data, 0o644); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// Size returns the size of an object on a node's disk, 0 where it is not.
+func (c *Cluster) Size(node, name string) int64 {
+	info, err := os.Stat(filepath.Join(c.DataDir(node), "objects", filepath.FromSlash(name)))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // Holders returns the nodes that have an object on their disks.

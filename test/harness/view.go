@@ -58,6 +58,23 @@ func (p *Process) Knows(up, in int) error {
 	return err
 }
 
+// WaitReady waits until the process says that a roll-out may go on, and returns how
+// long that took.
+func (p *Process) WaitReady(within time.Duration) time.Duration {
+	p.t.Helper()
+	start := time.Now()
+	for {
+		_, err := p.admin("/readyz", pollLimit)
+		if err == nil {
+			return time.Since(start)
+		}
+		if time.Since(start) > within {
+			p.t.Fatalf("%s was not ready within %v: %v", p.Name, within, err)
+		}
+		time.Sleep(pollPause)
+	}
+}
+
 // WaitConverged waits until all members that run see all nodes that run up and
 // place objects alike, and nobody joins or leaves.
 func (c *Cluster) WaitConverged() {
