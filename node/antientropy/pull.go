@@ -9,8 +9,10 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
 
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -94,7 +96,9 @@ func (r *round) pullOne(ctx context.Context, w *want, theirs *ringmodv1.Copy) {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.mem.fail(w.hash)
+		if trouble, ok := errors.AsType[*wire.PeerError](err); !ok || trouble.Code != codes.Unavailable { // else another may have it: the holder may just have left
+			r.mem.fail(w.hash)
+		}
 		r.unsettled = true
 		return
 	}
