@@ -21,8 +21,10 @@ import (
 func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
+	defer context.AfterFunc(f.life, done)()
 	start := time.Now()
 	o, err := n.runFill(ctx, t, f)
+	o, err = n.endedByPurge(t, o, err)
 	n.remember(t, err)
 	err = n.endedBy(inTime(ctx, err))
 	// Whoever finish wakes must not join this flight again, nor may its "no" be
@@ -193,7 +195,7 @@ const diskRetry = 30 * time.Second
 func notStored(ctx context.Context, log *slog.Logger, name string, err error) {
 	level := slog.LevelError
 	switch {
-	case errors.Is(err, store.ErrReadOnly):
+	case errors.Is(err, store.ErrReadOnly), errors.Is(err, store.ErrPurged):
 		level = slog.LevelDebug
 	case errors.Is(err, store.ErrFull):
 		level = slog.LevelWarn

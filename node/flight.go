@@ -54,6 +54,7 @@ func (fs *flights) start(name string, directOnly bool, route []Coordinator, limi
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
 	f = &flight{flightKey: flightKey{name, len(route) == 0}, route: route, changed: make(chan struct{}), size: -1}
+	f.life, f.cancel = context.WithCancel(context.Background())
 	fs.running[f.flightKey] = f
 	return f, true, nil
 }
@@ -62,6 +63,7 @@ func (fs *flights) remove(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	delete(fs.running, f.flightKey)
+	f.cancel()
 }
 
 // flight is one fill and what its followers may see of it. It goes from waiting
@@ -72,6 +74,9 @@ type flight struct {
 	flightKey
 
 	route []Coordinator // none: direct
+
+	life   context.Context //nolint:containedctx // ends when what is filled is purged
+	cancel context.CancelFunc
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
@@ -180,6 +185,12 @@ func (f *flight) finish(o small, err error) {
 		}
 		f.tidy()
 	})
+}
+
+// end ends the flight while it runs, with err.
+func (f *flight) end(err error) {
+	f.finish(small{}, err)
+	f.cancel()
 }
 
 // keep takes over s, which is complete, until nobody waits or reads any more.

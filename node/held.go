@@ -40,7 +40,7 @@ func (n *Node) heldVersions(ctx context.Context, t target.Target) []string {
 	}
 	var versions []string
 	err = n.cfg.Store.Walk(ctx, escaped+"/@v/", func(e store.Entry) bool {
-		if file, err := target.Parse(e.Name); err == nil && file.Kind == target.Info {
+		if file, err := target.Parse(e.Name); err == nil && file.Kind == target.Info && n.cfg.Purges.CheckVersion(file.Module()) == nil {
 			versions = append(versions, file.Version)
 		}
 		return true

@@ -21,6 +21,9 @@ func (n *Node) Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding
 	h := &ringmodv1.Holding{Target: t.String(), Filling: n.flights.join(t.String(), false) != nil}
 	n.recall(h)
 	var err error
+	if n.cfg.Purges.Check(t.String()) != nil {
+		return h, nil
+	}
 	if t.Kind.Immutable() {
 		h.Copy, err = n.copyOf(t)
 	} else {

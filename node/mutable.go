@@ -90,6 +90,9 @@ func (n *Node) isGood(doc store.Document) bool {
 // upstream was not asked. That upstream says "absent" ends a query and a
 // latest, but not the list of a module whose versions are held: builds go on.
 func (n *Node) withoutUpstream(ctx context.Context, t target.Target, doc store.Document, have bool, cause error) (*cache.Object, error) {
+	if cache.ReasonOf(cause) == cache.Purged {
+		return nil, cause
+	}
 	if cause != nil && cache.ReasonOf(cause).Absent() && (t.Kind != target.List || len(n.heldVersions(ctx, t)) == 0) {
 		return nil, cause
 	}

@@ -58,6 +58,8 @@
 //   - What is held never waits for a fill.
 //   - With Config.Copier, no caller has all of what a fill brings before a second node
 //     has it, unless there is none that takes it: then he gets it all the same.
+//   - What an operator has purged (Config.Purges) is absent, in lists too, and @latest is
+//     the newest version of the list that is not. The records of checksum databases stay.
 //   - A disk that is full or failing is no reason to fail a caller: what was got is
 //     passed on, a zip from memory, of which Config.Spool bounds the sum. A zip that
 //     does not fit in there at all is Busy.
@@ -121,7 +123,8 @@ type Config struct {
 	Store     store.Store
 	Documents store.Documents
 	Upstream  Upstream
-	Peers     Peers // the other nodes of the cluster; nil = there are none
+	Peers     Peers  // the other nodes of the cluster; nil = there are none
+	Purges    Purges // nil = nothing is purged
 	// Databases are the checksum databases by preference: the first verifies
 	// what is filled. None: nothing is verified but form and length.
 	Databases []*sumdb.DB
@@ -170,6 +173,9 @@ func New(cfg Config) *Node {
 	}
 	if cfg.Spool == 0 {
 		cfg.Spool = DefaultSpool
+	}
+	if cfg.Purges == nil {
+		cfg.Purges = noPurges{}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -220,14 +226,19 @@ func (n *Node) Run(ctx context.Context, grace time.Duration) error {
 // Get answers req. Errors are *cache.Error. The caller closes the body.
 func (n *Node) Get(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	t := req.Target
-	switch {
-	case t.Kind.Sumdb():
+	if t.Kind.Sumdb() { // which is never purged
 		return n.sumdbObject(ctx, req)
-	case t.Kind.Immutable():
-		return n.object(ctx, req)
-	default:
-		return n.mutable(ctx, req)
 	}
+	if err := n.cfg.Purges.Wait(ctx); err != nil {
+		return nil, err
+	}
+	if err := n.cfg.Purges.Check(t.String()); err != nil {
+		return nil, err
+	}
+	if t.Kind.Immutable() {
+		return n.object(ctx, req)
+	}
+	return n.changing(ctx, req)
 }
 
 // private reports whether the module of t matches the private patterns.

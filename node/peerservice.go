@@ -19,11 +19,17 @@ type Comparer interface {
 	Keys(req *ringmodv1.KeysRequest, stream grpc.ServerStreamingServer[ringmodv1.KeysResponse]) error
 }
 
+// Purger tells and is told what is purged; *purge.Keeper does.
+type Purger interface {
+	Tombstones(req *ringmodv1.TombstonesRequest, stream grpc.ServerStreamingServer[ringmodv1.TombstonesResponse]) error
+}
+
 // PeerParts are what PeerService is put together from. What is nil stays
 // unimplemented.
 type PeerParts struct {
 	Announcer Announcer
 	Comparer  Comparer
+	Purger    Purger
 }
 
 // RegisterPeer offers PeerService on server. Who may call is for the server's
@@ -60,4 +66,12 @@ func (s *peerService) Keys(req *ringmodv1.KeysRequest, stream grpc.ServerStreami
 		return s.UnimplementedPeerServiceServer.Keys(req, stream)
 	}
 	return s.parts.Comparer.Keys(req, stream)
+}
+
+// Tombstones implements PeerService.
+func (s *peerService) Tombstones(req *ringmodv1.TombstonesRequest, stream grpc.ServerStreamingServer[ringmodv1.TombstonesResponse]) error {
+	if s.parts.Purger == nil {
+		return s.UnimplementedPeerServiceServer.Tombstones(req, stream)
+	}
+	return s.parts.Purger.Tombstones(req, stream)
 }

@@ -227,6 +227,10 @@ func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) st
 		}
 	}
 	n.confirm(t, doc.Body)
+	if left := n.cfg.Purges.List(t.Path, doc.Body); t.Kind == target.List && len(left) < len(doc.Body) {
+		// Upstream must not confirm by its validators what it has not said.
+		doc.Body, doc.ETag, doc.LastModified = left, "", ""
+	}
 	if err := n.cfg.Documents.PutDocument(t.String(), doc); err != nil {
 		n.notStored(ctx, t.String(), err)
 	}

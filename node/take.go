@@ -31,6 +31,9 @@ func (n *Node) Replace(ctx context.Context, t target.Target, obj *cache.Object) 
 func (n *Node) take(ctx context.Context, t target.Target, obj *cache.Object, replaces bool) (err error) {
 	defer n.survive(ctx, t, &err)
 	defer obj.Body.Close()
+	if err := n.cfg.Purges.Check(t.String()); err != nil {
+		return err
+	}
 	s := &supply{origin: fromPeer, source: cache.Peer, size: obj.Size, body: obj.Body, object: obj}
 	switch {
 	case t.Kind == target.Zip:

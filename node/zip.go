@@ -154,7 +154,7 @@ func (z *zipFill) copyTo(p store.Pending, keep int64) (store.File, error) {
 // mayPass tells whether the zip may be passed on though it cannot be stored.
 func (z *zipFill) mayPass(ctx context.Context, err error) bool {
 	z.node.notStored(ctx, z.target.String(), err)
-	return !z.stored && !errors.Is(err, fs.ErrClosed)
+	return !z.stored && !errors.Is(err, fs.ErrClosed) && !errors.Is(err, store.ErrPurged)
 }
 
 // move goes on in memory, as the disk has failed with err.

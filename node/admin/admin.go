@@ -14,7 +14,7 @@
 // Drain and SetState change who is in. Drain is passed on to the node in question,
 // which leaves by itself: who looks on may go and come back. Scrub has the named nodes
 // check what they hold, each on its own, for as long as its caller looks on; a node that
-// cannot says why, and the others go on.
+// cannot says why, and the others go on. Purge is passed on to Config.Purger.
 //
 // Whatever a caller or another member sends ends that call, or leaves out that
 // member, and nothing else. Who may call is for the server's interceptors to say.
@@ -90,6 +90,7 @@ type Config struct {
 	Holder     Holder          // nil = a gateway, which holds nothing
 	Leaver     Leaver          // nil = a gateway, which need not hand anything over
 	Scrubber   Scrubber        // nil = a gateway
+	Purger     Purger          // nil = nothing can be purged
 	Ending     <-chan struct{} // closed when this member stops; nil = never
 	Logger     *slog.Logger    // nil = silent
 }

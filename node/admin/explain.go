@@ -28,12 +28,16 @@ func (s *service) Explain(ctx context.Context, req *ringmodv1.ExplainRequest) (_
 	held := s.holdings(ctx, v, targets)
 	resp := &ringmodv1.ExplainResponse{ViewDigest: v.Digest(), ViewSeq: v.Seq()}
 	for i, t := range targets {
-		resp.Objects = append(resp.Objects, explain(v, up, t, func(id string) *ringmodv1.Holding {
+		x := explain(v, up, t, func(id string) *ringmodv1.Holding {
 			if all, ok := held[id]; ok {
 				return all[i]
 			}
 			return nil
-		}))
+		})
+		if s.cfg.Purger != nil {
+			x.Tombstone = s.cfg.Purger.Explain(t.String())
+		}
+		resp.Objects = append(resp.Objects, x)
 	}
 	return resp, nil
 }

@@ -1,12 +1,16 @@
 package admin
 
 import (
+	"errors"
+
 	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
+
+var errNoSubject = errors.New("the request names neither a module nor a target")
 
 // subject returns the targets that a request is about. Its errors are made for
 // whoever typed the name.
@@ -20,7 +24,7 @@ func subject(req *ringmodv1.ExplainRequest) ([]target.Target, error) {
 		targets = make([]target.Target, 1)
 		targets[0], err = target.Parse(s.Target)
 	default:
-		return nil, &cache.Error{Reason: cache.Malformed, Text: "the request names neither a module nor a target"}
+		err = errNoSubject
 	}
 	if err != nil {
 		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}

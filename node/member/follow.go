@@ -180,6 +180,7 @@ func (f *Follower) listen(ctx context.Context, conn grpc.ClientConnInterface, wa
 		if err := f.take(&t, msg); err != nil {
 			return err
 		}
+		f.cfg.OnTombstones(ctx, msg.GetTombstones())
 		heard()
 	}
 }

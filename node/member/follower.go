@@ -34,6 +34,8 @@ type FollowerConfig struct {
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Resolver resolves the hosts of From; nil means net.DefaultResolver.
 	Resolver Resolver
+	// OnTombstones is told what the followed member tells of purges; nil means nobody.
+	OnTombstones func(ctx context.Context, told []*ringmodv1.Tombstone)
 	// NewView builds views; nil means ring.NewView.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)
 	// Logger takes what an operator should know; nil means nobody.
@@ -83,6 +85,9 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	}
 	if cfg.NewView == nil {
 		cfg.NewView = ring.NewView
+	}
+	if cfg.OnTombstones == nil {
+		cfg.OnTombstones = func(context.Context, []*ringmodv1.Tombstone) {}
 	}
 	switch {
 	case cfg.Cluster == "":

@@ -100,6 +100,14 @@ type Transport interface {
 	Addr() netip.AddrPort
 }
 
+// Tombstones are what operators have purged; *purge.Set is one.
+type Tombstones interface {
+	// Changed returns a channel that is closed when there are more.
+	Changed() <-chan struct{}
+	// News returns what was learnt after a call that has returned seq, all where that is 0.
+	News(seq uint64) (all []*ringmodv1.Tombstone, now uint64)
+}
+
 // Config says who a member is and where it finds others.
 type Config struct {
 	// Cluster is the name of the cluster, 1 to 255 bytes: packets with another one
@@ -130,6 +138,8 @@ type Config struct {
 	State State
 	// OutAfter is how long a member stays in while it is down; 0 means 10 min.
 	OutAfter time.Duration
+	// Tombstones are told to who watches the view; nil means that there are none.
+	Tombstones Tombstones
 	// NewView builds views; nil means ring.NewView. A simulation builds once what many
 	// processes build alike.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)

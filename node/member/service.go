@@ -16,6 +16,7 @@ import (
 const (
 	maxWatchers = 1024
 	signOfLife  = 10 * time.Second // between messages of a watch, at most
+	maxTold     = 256              // tombstones in a message
 )
 
 // Register offers ClusterService on server, answered from m. Watches end when m
@@ -44,18 +45,21 @@ func (s *service) GetView(_ context.Context, req *ringmodv1.GetViewRequest) (*ri
 
 // WatchView implements ClusterService. A watcher that reads slowly gets fewer
 // messages that say more.
-func (s *service) WatchView(_ *ringmodv1.WatchViewRequest, stream grpc.ServerStreamingServer[ringmodv1.WatchViewResponse]) error {
+func (s *service) WatchView(req *ringmodv1.WatchViewRequest, stream grpc.ServerStreamingServer[ringmodv1.WatchViewResponse]) error {
 	defer s.watchers.Add(-1)
 	if s.watchers.Add(1) > maxWatchers {
 		return status.Errorf(codes.ResourceExhausted, "%d watch this member already", maxWatchers)
 	}
 	tick := time.NewTicker(signOfLife)
 	defer tick.Stop()
-	w := watch{m: s.m}
+	w := watch{m: s.m, purges: s.m.cfg.Tombstones, since: req.GetTombstoneEpoch()}
 	for {
-		changed := s.m.Changed()
+		changed, purged := s.m.Changed(), w.purged()
 		if err := stream.Send(w.next()); err != nil {
 			return err
+		}
+		if len(w.untold) > 0 {
+			continue
 		}
 		select {
 		case <-stream.Context().Done():
@@ -63,6 +67,7 @@ func (s *service) WatchView(_ *ringmodv1.WatchViewRequest, stream grpc.ServerStr
 		case <-s.m.stopped.ch:
 			return status.Error(codes.Unavailable, "this member stops")
 		case <-changed:
+		case <-purged:
 		case <-tick.C:
 		}
 	}
@@ -72,6 +77,38 @@ func (s *service) WatchView(_ *ringmodv1.WatchViewRequest, stream grpc.ServerStr
 type watch struct {
 	m    *Membership
 	told *ring.Members // nil: nothing
+
+	purges Tombstones // nil: there are none
+	since  uint64     // epoch up to which the watcher knows them
+	seq    uint64     // of those that were looked at
+	untold []*ringmodv1.Tombstone
+}
+
+// purged returns a channel that is closed when there is more to tell of purges.
+func (w *watch) purged() <-chan struct{} {
+	if w.purges == nil {
+		return nil
+	}
+	return w.purges.Changed()
+}
+
+// tombstones returns some of those that the watcher does not know.
+func (w *watch) tombstones() []*ringmodv1.Tombstone {
+	if w.purges == nil {
+		return nil
+	}
+	var news []*ringmodv1.Tombstone
+	first := w.seq == 0
+	news, w.seq = w.purges.News(w.seq)
+	for _, t := range news {
+		if !first || t.GetEpoch() > w.since {
+			w.untold = append(w.untold, t)
+		}
+	}
+	n := min(maxTold, len(w.untold))
+	some := w.untold[:n]
+	w.untold = w.untold[n:]
+	return some
 }
 
 // next returns what the watcher does not know.
@@ -88,5 +125,5 @@ func (w *watch) next() *ringmodv1.WatchViewResponse {
 		}
 	}
 	w.told = now
-	return &ringmodv1.WatchViewResponse{View: v, Down: down}
+	return &ringmodv1.WatchViewResponse{View: v, Down: down, Tombstones: w.tombstones()}
 }

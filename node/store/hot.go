@@ -74,7 +74,7 @@ func (h *HotArea) Usage() (objects, bytes int64) {
 // Open is Store.Open for this area.
 func (h *HotArea) Open(ctx context.Context, name string) (*Object, error) {
 	o := h.find(name)
-	if o == nil {
+	if o == nil || h.disk.purged(name) {
 		return nil, notExist(name)
 	}
 	f, err := os.Open(o.path)
@@ -161,6 +161,9 @@ func (h *HotArea) Create(name string) (Pending, error) {
 	if err := checkName("create", name); err != nil {
 		return nil, err
 	}
+	if h.disk.purged(name) {
+		return nil, fmt.Errorf("creating %s: %w", name, ErrPurged)
+	}
 	if err := h.disk.ReadOnly(); err != nil {
 		return nil, fmt.Errorf("creating %s: %w", name, err)
 	}
@@ -181,8 +184,22 @@ func (h *HotArea) put(o *hotObject) {
 	}
 	h.byName[o.record.Name] = h.order.PushFront(o)
 	h.bytes += charge(o.record.Size)
+	if h.disk.purged(o.record.Name) { // meanwhile
+		h.removeLocked(h.byName[o.record.Name])
+	}
 	if h.order.Len() > maxHot {
 		h.removeLocked(h.order.Back())
+	}
+}
+
+// purge drops the copies of what is wanted.
+func (h *HotArea) purge(wanted func(name string) bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, e := range h.byName {
+		if wanted(name) {
+			h.removeLocked(e)
+		}
 	}
 }
 

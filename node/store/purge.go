@@ -40,6 +40,7 @@ func (d *Disk) Purge(ctx context.Context, prefix string, match func(name string)
 		}
 	}
 	p := purging{disk: d, wanted: func(name string) bool { return strings.HasPrefix(name, prefix) && match(name) }}
+	d.hot.purge(p.wanted)
 	err := p.files(ctx, path)
 	if err == nil {
 		err = p.index(ctx, prefix)
@@ -57,6 +58,7 @@ func (d *Disk) PurgeObject(ctx context.Context, name string) (Purged, error) {
 		return Purged{}, err
 	}
 	p := purging{disk: d, wanted: func(other string) bool { return other == name }}
+	d.hot.Remove(name)
 	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() {
 		p.removed = Purged{1, info.Size()}
 	}
