@@ -180,9 +180,10 @@ func (g *Gateway) fly(ctx context.Context, req cache.Request) (e *entry, o origi
 	if e := g.remembered(req.Target.String(), time.Now()); e != nil {
 		return e, e.origin(), nil
 	}
+	drops := g.dropped()
 	e, o, err = g.load(ctx, req)
 	if !req.Target.Kind.Immutable() {
-		return g.newest(req.Target.String(), e, o, err)
+		return g.newest(req.Target.String(), drops, e, o, err)
 	}
 	if err == nil && e != nil && !e.unverified {
 		g.immutable.put(e)
@@ -197,7 +198,10 @@ func (g *Gateway) load(ctx context.Context, req cache.Request) (*entry, origin, 
 		return nil, origin{}, err
 	}
 	defer obj.Body.Close()
-	e, err := readEntry(req.Target, obj, g.isPrivate(req.Target), maxText)
+	var e *entry
+	if err = g.unpurged(req.Target, obj); err == nil {
+		e, err = readEntry(req.Target, obj, g.isPrivate(req.Target), maxText)
+	}
 	if errors.Is(err, errLong) {
 		return nil, origin{}, nil
 	}
@@ -214,8 +218,9 @@ func (g *Gateway) get(ctx context.Context, req cache.Request) (*cache.Object, er
 }
 
 // newest keeps and returns the newer of what memory and the Cache say of a
-// mutable target, and what memory says while the Cache is in trouble.
-func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, origin, error) {
+// mutable target, and what memory says while the Cache is in trouble. drops is from before
+// the Cache was asked.
+func (g *Gateway) newest(name string, drops int, e *entry, o origin, err error) (*entry, origin, error) {
 	g.newestMu.Lock()
 	defer g.newestMu.Unlock()
 	now := time.Now()
@@ -236,7 +241,9 @@ func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, or
 		e = known.again(now)
 		o = e.origin()
 	}
-	g.mutable.put(e)
+	if drops == g.drops {
+		g.mutable.put(e)
+	}
 	return e, o, nil
 }
 

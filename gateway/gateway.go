@@ -19,7 +19,7 @@
 // An answer that ends cleanly is whole. A fill that fails before its first byte
 // becomes an error answer; one that fails later cuts the connection (HTTP/1) or
 // resets the stream (HTTP/2). 404 and 410 are given to somebody who may fill only
-// when the Cache said NotFound or Gone, or where no such thing can exist; trouble
+// when the Cache said NotFound or Gone, an operator has purged it, or no such thing can exist; trouble
 // is 502, 503 or 504 and never cached. A list, @latest or query never goes back to
 // an older answer while the newer one is in memory, and is answered from memory,
 // marked stale, for up to 7 days while the Cache is in trouble.
@@ -76,6 +76,15 @@ type Cache interface {
 	Get(ctx context.Context, req cache.Request) (*cache.Object, error)
 }
 
+// Purges tell what operators have removed. Check returns the [*cache.Error] to answer
+// with in place of a target, CheckVersion of a version of a module, nil where it is not
+// purged; List returns what is left of a list.
+type Purges interface {
+	Check(name string) error
+	CheckVersion(m module.Version) error
+	List(path string, list []byte) []byte
+}
+
 // Config says how a Gateway answers.
 type Config struct {
 	// Cache is asked for every object. Required.
@@ -83,6 +92,8 @@ type Config struct {
 	// Sumdbs are the names of the checksum databases served. Every other name is
 	// answered with 404 and never asked for. None: no database is served.
 	Sumdbs []string
+	// Purges are asked before anything is answered. nil: nothing is purged.
+	Purges Purges
 	// Memory is how many bytes of small objects are kept. 0 means 64 MiB; less
 	// keeps nothing, and then nothing guards against an older list.
 	Memory int64
@@ -119,6 +130,7 @@ type Region struct {
 // Gateway answers HTTP requests. It is safe for concurrent use.
 type Gateway struct {
 	cache   Cache
+	purges  Purges
 	sumdbs  []string
 	private string
 	via     string
@@ -131,7 +143,8 @@ type Gateway struct {
 	immutable *memory
 	mutable   *memory
 
-	newestMu sync.Mutex // held while an entry of mutable is replaced by a newer one
+	newestMu sync.Mutex // held while an entry of mutable is replaced by a newer one; guards drops
+	drops    int        // how often mutable was emptied
 }
 
 const defaultMemory = 64 << 20
@@ -145,6 +158,9 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Memory == 0 {
 		cfg.Memory = defaultMemory
 	}
+	if cfg.Purges == nil {
+		cfg.Purges = noPurges{}
+	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() error { return nil }
 	}
@@ -152,6 +168,7 @@ func New(cfg Config) (*Gateway, error) {
 	// with it the knowledge of how new the list was.
 	g := &Gateway{
 		cache:     cfg.Cache,
+		purges:    cfg.Purges,
 		sumdbs:    slices.Clone(cfg.Sumdbs),
 		private:   cfg.Private,
 		via:       viaName(cfg.Via),
@@ -226,6 +243,10 @@ func (g *Gateway) object(x *exchange, path string) {
 		name, mode = rest, cache.OnlyIfCached
 	} else if noFetch(r.Header["Disable-Module-Fetch"]) {
 		mode = cache.OnlyIfCached
+	}
+	if err := g.purges.Check(name); err != nil {
+		g.purged(x, name, err)
+		return
 	}
 	// Only what Parse accepted is in memory, so a hit needs no parsing.
 	if e := g.remembered(name, x.start); e != nil {

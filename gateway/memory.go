@@ -146,6 +146,19 @@ func (m *memory) unlink(p *place) {
 	p.newer, p.older = nil, nil
 }
 
+// drop takes out the entries of all targets that match.
+func (m *memory) drop(match func(name string) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for p := m.oldest; p != nil; {
+		next := p.newer
+		if match(p.entry.target.String()) {
+			m.remove(p)
+		}
+		p = next
+	}
+}
+
 func (m *memory) remove(p *place) {
 	if m.hand == p {
 		m.hand = p.newer

@@ -175,6 +175,9 @@ func (c *Cluster) Run(ctx context.Context) error {
 	return nil
 }
 
+// Drop lets go of what has just been purged.
+func (c *Cluster) Drop(purged func(name string) bool) { c.spools.purge(purged) }
+
 // Get answers req. Its errors are *cache.Error, or that of ctx, which bounds the
 // body too.
 func (c *Cluster) Get(ctx context.Context, req cache.Request) (*cache.Object, error) {

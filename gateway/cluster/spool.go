@@ -212,6 +212,26 @@ func (ss *spools) close() {
 	ss.running.Wait()
 }
 
+// purge ends what streams and drops what is kept of zips that were purged. Who follows one
+// is cut.
+func (ss *spools) purge(purged func(name string) bool) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	for key, s := range ss.all {
+		switch {
+		case !purged(key.name):
+		case slices.Contains(ss.kept, s):
+			ss.unkeep(s)
+			ss.drop(s)
+		default:
+			ss.forget(s)
+			if s.running {
+				s.cancel()
+			}
+		}
+	}
+}
+
 // hasRoom tells whether another spool is worth a try. ss.mu is held.
 func (ss *spools) hasRoom() bool {
 	idle := int64(0)
