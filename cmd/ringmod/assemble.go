@@ -28,6 +28,7 @@ import (
 	"github.com/ringmod/ringmod/node/life"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
+	"github.com/ringmod/ringmod/node/purge"
 	"github.com/ringmod/ringmod/node/scrub"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
@@ -53,6 +54,10 @@ type assembly struct {
 	outside *upstream.Client
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
+
+	purges   *purge.Set
+	followed *purge.Follower                // of a gateway
+	drops    []func(func(name string) bool) // who has what was purged in memory
 }
 
 // start opens what the process needs and builds it; nothing runs yet.
@@ -94,6 +99,10 @@ func (a *assembly) identify(log *slog.Logger) error {
 		return err
 	}
 	a.log = log.With("node", a.id)
+	if !a.parts.node {
+		a.purges = purge.NewSet()
+		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Logger: a.log}
+	}
 	a.via = "1.1 ringmod-" + a.id + "-" + rand.Text()[:8]
 	if err := a.meet(); err != nil {
 		return err
@@ -107,8 +116,15 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	verifier := verify.New(0) // one for fills and inspections, which share its workers
 	inspector := node.NewInspector(verifier)
 	orphans := &antientropy.Orphans{}
+	file := purge.File(filepath.Join(a.dataDir, tombstonesFile))
+	purged, err := file.Load(log)
+	if err != nil {
+		return err
+	}
+	a.purges = purge.Restore(purged)
 	disk, err := store.OpenDisk(store.DiskConfig{
-		Dir: a.dataDir, Limit: a.limit, Class: orphans.ClassOf(node.ClassOf(a.private)), Place: antientropy.Place, Inspect: inspector.Inspect, Logger: log,
+		Purged: a.purges.Purged,
+		Dir:    a.dataDir, Limit: a.limit, Class: orphans.ClassOf(node.ClassOf(a.private)), Place: antientropy.Place, Inspect: inspector.Inspect, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -117,6 +133,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	if err := a.identify(log); err != nil {
 		return err
 	}
+	purger := a.keepPurged(file, purged, disk)
 	copied := a.keepCopies(disk)
 	compared := a.compareCopies(disk, copied, orphans)
 	writes := node.NewWriteBehind(copied.Store(), a.log)
@@ -132,13 +149,14 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	}
 	a.node = node.New(node.Config{
 		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
-		Copier: copier, Hot: disk.Hot(), Private: a.private, Metrics: a.metrics, Logger: a.log,
+		Copier: copier, Hot: disk.Hot(), Purges: purges{a.purges, purger}, Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
 	a.scrubber(disk, others, copied)
+	a.drops = append(a.drops, a.node.Drop)
 	node.RegisterDisk(a.reg, disk.Usage)
 	a.tasks = append(a.tasks, a.tellReadOnly(disk))
-	a.services(disk, copied, compared)
+	a.services(disk, copied, compared, purger)
 	return nil
 }
 
@@ -150,6 +168,36 @@ func (a *assembly) watchHot() *hot.Keys {
 	k.Use(a.node)
 	a.tasks = append(a.tasks, k.Run)
 	return k
+}
+
+// tombstonesFile is where the data folder keeps what operators have purged.
+const tombstonesFile = "tombstones"
+
+// keepPurged keeps removed what operators remove, here and at the other nodes.
+func (a *assembly) keepPurged(file purge.File, kept purge.State, disk *store.Disk) *purge.Keeper {
+	k := purge.New(purge.Config{
+		Self: a.id, Set: a.purges, State: kept, File: file, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Disk: disk,
+		Seeded: len(a.join) > 0, Told: a.drop, Metrics: a.reg, Logger: a.log,
+	})
+	a.tasks = append(a.tasks, k.Run)
+	return k
+}
+
+// purges are what a node asks: what is purged, and whether that is known yet.
+type purges struct {
+	*purge.Set
+
+	keeper *purge.Keeper
+}
+
+// Wait implements node.Purges.
+func (p purges) Wait(ctx context.Context) error { return p.keeper.Wait(ctx) }
+
+// drop lets go of what has just been purged.
+func (a *assembly) drop(purged func(name string) bool) {
+	for _, each := range a.drops {
+		each(purged)
+	}
 }
 
 // tellReadOnly lets the other members know whether the disk takes anything new.
@@ -171,7 +219,7 @@ const hintsDir = "hints"
 func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 	k := copies.New(copies.Config{
 		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Store: disk, Documents: disk,
-		Dir: filepath.Join(a.dataDir, hintsDir), Declines: declines(disk), OnView: a.sync.Observe, Caller: caller,
+		Dir: filepath.Join(a.dataDir, hintsDir), Declines: a.declines(disk), OnView: a.sync.Observe, Caller: caller,
 		OnConflict: a.conflict, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, k.Run)
@@ -183,17 +231,18 @@ func (a *assembly) keepCopies(disk *store.Disk) *copies.Keeper {
 func (a *assembly) compareCopies(disk *store.Disk, copied *copies.Keeper, orphans *antientropy.Orphans) *antientropy.Comparer {
 	c := antientropy.New(antientropy.Config{
 		Self: a.id, Region: a.options.region, View: a.members.View, Changed: a.members.Changed, Nodes: a.peers, Store: disk, Pulls: copied, Hints: copied,
-		Orphans: orphans, OnConflict: a.conflict, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
+		Orphans: orphans, Declines: a.declines(disk), OnConflict: a.conflict, OnView: a.sync.Observe, Caller: caller, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, c.Run)
 	return c
 }
 
 // declines tells of announced objects that the disk does not want: any while it is
-// read-only, and what it has evicted though the other node had it at that time.
-func declines(disk *store.Disk) func(target.Target, *ringmodv1.Copy) bool {
+// read-only, what was purged, and what it has evicted though the other node had it at that
+// time.
+func (a *assembly) declines(disk *store.Disk) func(target.Target, *ringmodv1.Copy) bool {
 	return func(t target.Target, theirs *ringmodv1.Copy) bool {
-		if disk.ReadOnly() != nil {
+		if disk.ReadOnly() != nil || a.purges.Purged(t.String()) {
 			return true
 		}
 		gone := disk.Evicted(t.String())
@@ -215,7 +264,7 @@ func (a *assembly) scrubber(disk *store.Disk, others *peer.Peers, copied *copies
 }
 
 // services builds the gRPC server with what a node offers.
-func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer) {
+func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer, purger *purge.Keeper) {
 	streams := &admin.Streams{}
 	a.grpc = grpc.NewServer(slices.Concat(
 		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
@@ -227,10 +276,10 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller,
 		OnDamaged: a.scrub.Suspect, Ending: a.ending, Logger: a.log,
 	})
-	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared})
+	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Ending: a.ending, Logger: a.log,
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
 			Compared: compared, Moved: a.life.Moved,
@@ -266,18 +315,20 @@ func (a *assembly) openGateway() error {
 		Upstream: a.withoutNodes(), Private: a.private, Pool: a.pool, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, nodes.Run)
+	a.drops = append(a.drops, nodes.Drop)
 	a.nodesReady = nodes.Ready
 	var objects gateway.Cache = nodes
 	if a.node != nil {
 		objects = localFirst{a.node, a.members.View, nodes}
 	}
 	front, err := gateway.New(gateway.Config{
-		Cache: objects, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
+		Cache: objects, Purges: a.purges, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
 		Ready: a.canServe, Version: version(), Regions: a.regions, Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
 	})
 	if err != nil {
 		return err
 	}
+	a.drops = append(a.drops, front.Drop)
 	a.web = gateway.Server(front, a.log)
 	return nil
 }

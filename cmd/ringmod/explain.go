@@ -103,7 +103,11 @@ func kind(x *ringmodv1.Explanation) target.Kind {
 
 // summary says what a developer wants to know of an object.
 func summary(x *ringmodv1.Explanation) string {
-	told := append(holders(x), filling(x)...)
+	var told []string
+	if t := x.GetTombstone(); t != nil {
+		told = append(told, buried(t))
+	}
+	told = append(append(told, holders(x)...), filling(x)...)
 	if r := refuser(x); r != nil {
 		no := r.GetHolding().GetNegative()
 		told = append(told, fmt.Sprintf("%s heard %s ago that there is no such thing, and believes it for %s more: %s",
@@ -113,6 +117,18 @@ func summary(x *ringmodv1.Explanation) string {
 		told = append(told, fmt.Sprintf("%s failed to fetch it %s ago: %s", words(r.GetNodeId()), age(r.GetLastErrorAge()), failure(r.GetLastError())))
 	}
 	return strings.Join(append(told, absentees(x)...), "; ")
+}
+
+// buried tells of a purge.
+func buried(t *ringmodv1.Tombstone) string {
+	text := "PURGED by an operator " + age(t.GetAge()) + " ago"
+	if t.GetPrefix() {
+		text += ", with all that begins with " + words(t.GetName())
+	}
+	if t.GetText() != "" {
+		text += ", who says: " + words(t.GetText())
+	}
+	return text
 }
 
 // holders says who has a copy.

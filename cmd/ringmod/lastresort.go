@@ -18,12 +18,17 @@ import (
 // help of a node.
 const lastResortTTL = time.Minute
 
+// heardPause is when to ask again a gateway that no node has told anything yet.
+const heardPause = 3 * time.Second
+
 // lastResort fetches from upstream what a gateway cannot get from any node. It
 // keeps nothing and looks at the form of what is small; the rest of the
 // verification it leaves to the go command, which does it all the same.
 type lastResort struct {
 	outside *upstream.Client
 	specs   map[string]sumdb.Spec // of the checksum databases that are served
+	// heard tells whether a node has told what is purged, which must not be fetched here.
+	heard func() bool
 }
 
 // withoutNodes returns what a gateway does when it reaches no node. A node in the
@@ -36,7 +41,7 @@ func (a *assembly) withoutNodes() cluster.Upstream {
 	for _, spec := range a.specs() {
 		specs[spec.Name] = spec
 	}
-	return lastResort{a.outside, specs}
+	return lastResort{a.outside, specs, a.followed.Heard}
 }
 
 // Get asks upstream. Errors are *cache.Error. The caller closes the body.
@@ -63,6 +68,12 @@ func (l lastResort) Get(ctx context.Context, req cache.Request) (*cache.Object, 
 
 func (l lastResort) fetch(ctx context.Context, req cache.Request) (*upstream.Response, error) {
 	t := req.Target
+	if !t.Kind.Sumdb() && !l.heard() {
+		return nil, &cache.Error{
+			Reason: cache.Busy, RetryAfter: heardPause,
+			Text: "no node can be reached, and none has told this gateway yet what operators have purged",
+		}
+	}
 	if !t.Kind.Sumdb() {
 		return l.outside.Fetch(ctx, t, upstream.Validators{})
 	}

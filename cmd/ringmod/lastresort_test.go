@@ -18,7 +18,7 @@ func TestLastResortChecksForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resort := lastResort{outside: client}
+	resort := lastResort{outside: client, heard: func() bool { return true }}
 	names := []string{"/@v/list", "/@latest", "/@v/v1.0.0.info", "/@v/v1.0.0.mod"}
 	for _, name := range append(names, "/@v/v1.0.0.zip") {
 		if data, err := getLast(t, resort, "example.com/m"+name); err != nil || len(data) == 0 {

@@ -59,6 +59,10 @@ func (a *assembly) meet() error {
 		OnView: a.sync.Observe, RTT: a.rtt, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, a.peers.Run, a.sync.Run)
+	if a.followed != nil && a.own != nil {
+		a.followed.View, a.followed.Nodes = a.members.View, a.peers
+		a.tasks = append(a.tasks, a.followed.Run)
+	}
 	return nil
 }
 
@@ -75,7 +79,7 @@ func (a *assembly) look() error {
 		a.members, a.membership = a.own, a.own.Run
 		return nil
 	}
-	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, Logger: a.log})
+	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, OnTombstones: a.followed.Take, Logger: a.log})
 	if err != nil {
 		return &usageError{err}
 	}
@@ -95,7 +99,7 @@ func (a *assembly) rtt(id string) time.Duration {
 func (a *assembly) newMembership() (*member.Membership, error) {
 	cfg := member.Config{
 		Cluster: a.options.cluster, Spec: a.spec(), Transport: a.listeners.gossip, Advertise: a.advertise(), KeyFile: a.gossipKeyFile,
-		Seeds: a.join, Logger: a.log,
+		Seeds: a.join, Tombstones: a.purges, Logger: a.log,
 	}
 	addr := ""
 	if a.parts.node {
