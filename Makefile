@@ -33,6 +33,7 @@ build: ## build everything, the static binary into bin/
 .PHONY: test
 test: ## test with the race detector; needs no network, takes under 10 minutes
 	@.ci/need gcc gcc libc6-dev
+	@.ci/need git git ca-certificates
 	CGO_ENABLED=1 go test -race -shuffle=on -short -timeout 20m ./...
 
 # Without the race detector: it would make the long suites several times longer

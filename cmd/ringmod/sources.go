@@ -17,6 +17,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/direct"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
@@ -49,14 +50,29 @@ func (o *options) upstreamClient(self net.Listener, via string, metrics *node.Me
 	if err != nil {
 		return nil, err
 	}
-	client, err := upstream.New(upstream.Config{
+	cfg := upstream.Config{
 		List: list, Private: o.private, Netrc: netrcFile(), Contact: o.contact, Version: version(), Via: via,
 		Observer: metrics.UpstreamRequest, Logger: log,
-	})
+	}
+	if o.parts.node { // a gateway has no disk for clones
+		if cfg.Direct, err = o.versionControl(log); err != nil {
+			return nil, err
+		}
+	}
+	client, err := upstream.New(cfg)
 	if err != nil {
 		return nil, usagef("--upstream: %w", err)
 	}
 	return client, nil
+}
+
+// versionControl makes the way to "direct", in a folder beside the objects.
+func (o *options) versionControl(log *slog.Logger) (*direct.Direct, error) {
+	dir, err := filepath.Abs(filepath.Join(o.dataDir, "direct"))
+	if err != nil {
+		return nil, err
+	}
+	return direct.New(direct.Config{Dir: dir, Env: direct.Environ(), Private: o.private, Netrc: netrcFile(), Logger: log}), nil
 }
 
 // upstreamList returns --upstream without the entries that lead back to us. A

@@ -46,10 +46,10 @@ func TestChain(t *testing.T) {
 		{"off", "", "", cache.NotCached, "upstream is off"},
 		{"", "", "", cache.NotCached, "upstream is off"},
 		{"off,A", "200", "", cache.NotCached, "upstream is off"},
-		{"direct", "", "", cache.Broken, "not built in yet"},
-		{"direct,A", "200", "", cache.Broken, "not built in yet"},
-		{"A,direct", "404", "A", cache.NotFound, "A says 404 (version control, \"direct\", is not asked by this build)"},
-		{"A,direct", "410", "A", cache.Gone, "is not asked by this build"},
+		{"direct", "", "", cache.Broken, "is for nodes"},
+		{"direct,A", "200", "", cache.Broken, "is for nodes"},
+		{"A,direct", "404", "A", cache.NotFound, "A says 404 (version control, \"direct\", was not asked)"},
+		{"A,direct", "410", "A", cache.Gone, "was not asked"},
 		{"A,direct", "500", "A", cache.Broken, "A says 500"},
 		{"A|direct", "500", "A", cache.Broken, "A says 500"},
 		{"F,A", "200", "A", 0, ""},
@@ -141,12 +141,12 @@ func TestPrivateModulesNeverLeave(t *testing.T) {
 		reason cache.Reason
 		text   string
 	}{
-		{"P", mod, cache.Broken, "fetching example.com/a from version control is not built in yet"},
-		{"P|P", zip, cache.Broken, "not built in yet"},
-		{"P,direct", list, cache.Broken, "not built in yet"},
+		{"P", mod, cache.Broken, "fetching example.com/a from version control is for nodes"},
+		{"P|P", zip, cache.Broken, "is for nodes"},
+		{"P,direct", list, cache.Broken, "is for nodes"},
 		{"P,off", mod, cache.NotCached, "upstream is off"},
-		{"P,F", mod, cache.NotFound, "is not asked by this build"},
-		{"F,P", "example.com/a/@latest", cache.NotFound, "is not asked by this build"},
+		{"P,F", mod, cache.NotFound, "was not asked"},
+		{"F,P", "example.com/a/@latest", cache.NotFound, "was not asked"},
 		{"P", "sumdb/" + s.SumdbName() + "/lookup/example.com/a@v1.0.0", cache.Denied, "is private"},
 	}
 	for _, test := range tests {

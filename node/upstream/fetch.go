@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"golang.org/x/mod/module"
@@ -29,7 +30,7 @@ func (c *Client) Fetch(ctx context.Context, t target.Target, v Validators) (*Res
 			return nil, orElse(best, isOff())
 		}
 		if e.kind == directEntry {
-			return nil, notDirect(best, t)
+			return c.fromVCS(ctx, best, t)
 		}
 		if private && e.kind == proxyEntry {
 			continue
@@ -43,7 +44,7 @@ func (c *Client) Fetch(ctx context.Context, t target.Target, v Validators) (*Res
 		}
 	}
 	if private {
-		return nil, notDirect(best, t) // GOPRIVATE implies direct
+		return c.fromVCS(ctx, best, t) // GOPRIVATE implies direct
 	}
 	return nil, best
 }
@@ -120,15 +121,31 @@ func orElse(e, other *cache.Error) *cache.Error {
 
 func isOff() *cache.Error { return &cache.Error{Reason: cache.NotCached, Text: "upstream is off"} }
 
-// notDirect is the error at "direct", which this build cannot ask.
+// fromVCS is the end of the list: version control. best is what went before.
+func (c *Client) fromVCS(ctx context.Context, best *cache.Error, t target.Target) (*Response, error) {
+	if c.direct == nil {
+		return nil, notDirect(best, t)
+	}
+	resp, err := c.direct.Fetch(ctx, t)
+	switch {
+	case err == nil:
+		return resp, nil
+	case best != nil && best.Reason.Absent() && errors.Is(err, ErrNoHost):
+		return nil, best // nobody is left who could have it
+	default:
+		return nil, worse(best, asError(err))
+	}
+}
+
+// notDirect is the error at "direct" for who has nothing to ask it with.
 func notDirect(best *cache.Error, t target.Target) *cache.Error {
 	switch {
 	case best == nil:
 		return &cache.Error{Reason: cache.Broken, Source: "direct", Text: "fetching " + t.Path +
-			" from version control is not built in yet: put a module proxy that serves it, or a folder (file://), before \"direct\" in --upstream"}
+			" from version control is for nodes, and none can be asked now"}
 	case best.Reason.Absent():
 		e := *best
-		e.Text += " (version control, \"direct\", is not asked by this build)"
+		e.Text += " (version control, \"direct\", was not asked)"
 		return &e
 	default:
 		return best

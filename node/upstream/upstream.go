@@ -24,21 +24,23 @@
 //   - Modules that match the private patterns are never sent to an http(s)
 //     entry nor to a checksum database.
 //
-// It never writes to disk, keeps no body in memory, asks no version control
-// system ("direct" is an error that says so) and never contacts anybody when
-// the list is "off" or empty. HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply as for
+// It never writes to disk, keeps no body in memory, leaves version control systems to
+// Config.Direct and never contacts anybody when the list is "off" or empty. HTTP_PROXY, HTTPS_PROXY and NO_PROXY apply as for
 // the go command.
 package upstream
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/ringmod/ringmod/internal/target"
 )
 
 // defaultPerHost is how many requests a host gets at once. The go command has
@@ -78,8 +80,22 @@ type Config struct {
 	// Observer is called once per request with the host of the entry, the
 	// status (0: no answer) and the time to the header. Nil: none.
 	Observer func(host string, status int, d time.Duration)
+	// Direct asks version control systems, for the entry "direct" and for what
+	// is private. Nil: such an entry is an error that says so.
+	Direct Direct
 	// Logger gets retries and resumptions at debug level. Nil: none.
 	Logger *slog.Logger
+}
+
+// ErrNoHost is wrapped by an error of Direct when the host in a module's path does not
+// exist (NXDOMAIN). That is trouble when nobody else was asked, and what the proxies
+// said when they have said that there is no such module.
+var ErrNoHost = errors.New("the host of the module does not exist")
+
+// Direct gets modules from their version control systems; *direct.Direct does.
+type Direct interface {
+	// Fetch gets a target of a module. Errors are *cache.Error.
+	Fetch(ctx context.Context, t target.Target) (*Response, error)
 }
 
 // Timeouts bound a request to a host. Zero values mean the defaults.
@@ -119,6 +135,7 @@ type Client struct {
 	perHost   int
 	timeouts  Timeouts
 	observe   func(host string, status int, d time.Duration)
+	direct    Direct
 	log       *slog.Logger
 	http      *http.Client
 
@@ -137,6 +154,7 @@ func New(cfg Config) (*Client, error) {
 		perHost:   cfg.PerHost,
 		timeouts:  cfg.Timeouts.withDefaults(),
 		observe:   cfg.Observer,
+		direct:    cfg.Direct,
 		log:       cfg.Logger,
 		hosts:     make(map[string]*host),
 		dbs:       make(map[string]*database),

@@ -1,0 +1,102 @@
+package direct
+
+import (
+	"context"
+	"errors"
+	"net"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/upstream"
+)
+
+// failures say what the words of the go command, git and hg mean. The first that
+// matches counts: trouble on the way goes before absence, as the go command wraps
+// either into "invalid version: …". This is a foreign edge: there is nothing but
+// text. Words are of go 1.26 (cmd/go/internal/modfetch), git 2.47 and hg 7.
+var failures = []struct {
+	reason cache.Reason
+	words  []string
+}{
+	{cache.Denied, []string{
+		"could not read Username", "could not read Password", "terminal prompts disabled", "Authentication failed",
+		"Permission denied (", "Host key verification failed", "returned error: 401", "returned error: 403",
+		"401 Unauthorized", "403 Forbidden", "authorization failed", "http authorization required",
+		notAllowed,
+	}},
+	{cache.Slow, []string{"i/o timeout", "timed out", "handshake timeout", "deadline exceeded", "Timeout was reached"}},
+	{cache.Busy, []string{"429 Too Many Requests", "returned error: 429", "503 Service Unavailable", "returned error: 503"}},
+	{cache.Broken, []string{
+		"Could not resolve host", "no such host", "server misbehaving", "onnection refused", "Failed to connect", "Couldn't connect",
+		"unreachable", "onnection reset", "unexpected disconnect", "early EOF", "RPC failed", "certificate", "TLS handshake", "tls: ",
+		"gnutls_handshake", "SSL_ERROR", "returned error: 5", "500 Internal Server Error", "502 Bad Gateway", "504 Gateway",
+		"executable file not found", "command not found", "o space left",
+	}},
+	{cache.Gone, []string{"410 Gone", "returned error: 410"}},
+	{cache.NotFound, []string{
+		"unknown revision", "no matching versions", "404 Not Found", "returned error: 404", "no go-import meta tags", "does not begin with hostname",
+		"' not found", "epository not found", "HTTP Error 404", "but does not contain", "missing go.mod", "malformed module path",
+		"invalid github.com", "go.mod has", "should be v", "must be of the form", "invalid pseudo-version", "module path must match major version",
+	}},
+}
+
+// notAllowed is what the go command says when GOVCS forbids a version control system.
+const notAllowed = "disallows using"
+
+// classify makes an error of what a go command for t complains about.
+func (d *Direct) classify(ctx context.Context, t target.Target, text string) error {
+	e := &cache.Error{Reason: cache.Broken, Source: source, Text: d.line(text), Err: errors.New("go command failed")}
+	said := strings.NewReplacer(t.Path, "", t.Version+":", ":").Replace(text) // a module may be named as a trouble is
+	for _, f := range failures {
+		if slices.ContainsFunc(f.words, func(words string) bool { return strings.Contains(said, words) }) {
+			e.Reason = f.reason
+			break
+		}
+	}
+	if strings.Contains(said, "no such host") || strings.Contains(said, "Could not resolve host") {
+		host, _, _ := strings.Cut(t.Path, "/")
+		_, err := d.cfg.LookupHost(ctx, host)
+		if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+			e.Err = upstream.ErrNoHost
+		}
+	}
+	if e.Reason == cache.Denied && !strings.Contains(said, notAllowed) {
+		e.Text += " (this node has no credentials that the repository accepts)"
+	}
+	return e
+}
+
+const maxLine = 300 // bytes of a complaint that developers see
+
+// login is user and password in a URL.
+var login = regexp.MustCompile(`://[^/@\s]+@`)
+
+// line is what a go command complains about in one line, without what is ours alone.
+func (d *Direct) line(text string) string {
+	text = login.ReplaceAllString(text, "://")
+	text = strings.ReplaceAll(text, d.cfg.Dir, "…")
+	var parts []string
+	for part := range strings.Lines(text) {
+		part = strings.TrimSpace(strings.TrimPrefix(part, "go: "))
+		if part != "" && !strings.HasPrefix(part, "downloading ") {
+			parts = append(parts, strings.TrimSuffix(part, ":"))
+		}
+	}
+	line := strings.Map(func(r rune) rune {
+		if r == unicode.ReplacementChar || !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.Join(parts, ": "))
+	if len(line) > maxLine {
+		line = strings.ToValidUTF8(line[:maxLine], "") + "…"
+	}
+	if line == "" {
+		return "the go command failed without a word"
+	}
+	return line
+}
