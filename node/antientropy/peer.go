@@ -44,7 +44,7 @@ func (c *Comparer) digests(ctx context.Context, id string, parts []ring.Partitio
 	if err != nil {
 		return nil, err
 	}
-	req := &ringmodv1.DigestsRequest{Unannounced: c.cfg.Hints != nil && c.cfg.Hints.Unsynced(id)}
+	req := &ringmodv1.DigestsRequest{Caller: c.cfg.Self, Unannounced: c.cfg.Hints != nil && c.cfg.Hints.Unsynced(id)}
 	req.ViewDigest, req.ViewSeq = c.stamp()
 	asked := make(map[ring.Partition]bool, len(parts))
 	for _, p := range parts {

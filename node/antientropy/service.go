@@ -1,6 +1,7 @@
 package antientropy
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -25,7 +26,7 @@ func (c *Comparer) Digests(ctx context.Context, req *ringmodv1.DigestsRequest) (
 	if n := len(req.GetDigests()); n > ring.Partitions {
 		return nil, status.Errorf(codes.InvalidArgument, "digests of %d partitions, there are %d", n, ring.Partitions)
 	}
-	c.noticeView(c.cfg.Caller(ctx), req.GetViewDigest(), req.GetViewSeq())
+	c.noticeView(cmp.Or(c.cfg.Caller(ctx), req.GetCaller()), req.GetViewDigest(), req.GetViewSeq())
 	if req.GetUnannounced() {
 		c.Wake()
 	}

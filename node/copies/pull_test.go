@@ -2,9 +2,11 @@ package copies_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -125,6 +128,74 @@ func TestConsidered(t *testing.T) {
 		}
 		if entry, err := r.node.mem.Stat(ours); err != nil || entry.Size != 1 || r.asked() != 0 {
 			t.Errorf("%+v, %v, %d pulls", entry, err, r.asked())
+		}
+	})
+}
+
+// What the node does not want is declined, unless it is held anyway, and of what differs
+// somebody hears.
+func TestDeclines(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		unwanted, other := modName(1), modName(2)
+		var conflicts []string
+		r := newRig(t, viewOf(t, "a1", "a2"), copies.Config{
+			Declines: func(t target.Target, _ *ringmodv1.Copy) bool { return t.String() == unwanted },
+			OnConflict: func(t target.Target, holder string, _ *ringmodv1.Copy) {
+				conflicts = append(conflicts, t.String()+" "+holder)
+			},
+		})
+		ask := func(name, data string, want ringmodv1.Outcome) {
+			t.Helper()
+			resp, err := r.announce(t.Context(), &ringmodv1.AnnounceRequest{Holder: "a2", Copies: []*ringmodv1.Copy{copyOf(name, data)}})
+			if err != nil || resp.GetOutcomes()[0] != want {
+				t.Errorf("%s: %v, %v, want %v", name, resp, err, want)
+			}
+		}
+		ask(unwanted, "x", declined)
+		for _, name := range []string{unwanted, other} {
+			if err := put(r.node.mem, name, "x"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ask(unwanted, "x", held)
+		ask(other, "y", conflict)
+		if want := []string{other + " a2"}; !slices.Equal(conflicts, want) || r.asked() != 0 {
+			t.Errorf("conflicts %q, want %q, and %d pulls", conflicts, want, r.asked())
+		}
+	})
+}
+
+// Pull shares the limits of announced pulls, and does not get what is here.
+func TestPullForOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, viewOf(t, "a1", "a2"), copies.Config{})
+		var all sync.WaitGroup
+		for i := range 20 {
+			name, data := modName(i), fmt.Sprint("mod ", i)
+			r.others.set(func() { r.others.held[name] = []byte(data) })
+			all.Go(func() {
+				if pulled, err := r.Pull(t.Context(), parse(t, name), sha256.Sum256([]byte(data)), "a2"); !pulled || err != nil {
+					t.Errorf("%s: %v, %v", name, pulled, err)
+				}
+			})
+		}
+		all.Wait()
+		if asked, most := r.others.pulls(); asked != 20 || most > 4 {
+			t.Errorf("%d pulls, %d at once", asked, most)
+		}
+		if pulled, err := r.Pull(t.Context(), parse(t, modName(1)), [32]byte{}, "a2"); pulled || err != nil {
+			t.Errorf("of what is here: %v, %v", pulled, err)
+		}
+		if pulled, err := r.Pull(t.Context(), parse(t, modName(99)), [32]byte{}, "a2"); pulled || err == nil {
+			t.Errorf("of what nobody has: %v, %v", pulled, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		r.end()
+		cancel()
+		if pulled, err := r.Pull(ctx, parse(t, modName(98)), [32]byte{}, "a2"); pulled || !errors.Is(err, context.Canceled) {
+			t.Errorf("in the end: %v, %v", pulled, err)
 		}
 	})
 }

@@ -328,7 +328,10 @@ type DigestsRequest struct {
 	ViewSeq uint64 `protobuf:"varint,3,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
 	// The caller has had more to announce than it could keep: the receiver compares
 	// soon as well.
-	Unannounced   bool `protobuf:"varint,4,opt,name=unannounced,proto3" json:"unannounced,omitempty"`
+	Unannounced bool `protobuf:"varint,4,opt,name=unannounced,proto3" json:"unannounced,omitempty"`
+	// Id of the caller, whose view the receiver fetches if it is newer. A certificate
+	// is believed before it. Empty: not said.
+	Caller        string `protobuf:"bytes,5,opt,name=caller,proto3" json:"caller,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -389,6 +392,13 @@ func (x *DigestsRequest) GetUnannounced() bool {
 		return x.Unannounced
 	}
 	return false
+}
+
+func (x *DigestsRequest) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
 }
 
 // DigestsResponse answers a DigestsRequest.
@@ -822,13 +832,14 @@ const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x19\n" +
 	"\bsum_high\x18\x04 \x01(\x06R\asumHigh\x12\x17\n" +
-	"\asum_low\x18\x05 \x01(\x06R\x06sumLow\"\xa5\x01\n" +
+	"\asum_low\x18\x05 \x01(\x06R\x06sumLow\"\xbd\x01\n" +
 	"\x0eDigestsRequest\x125\n" +
 	"\adigests\x18\x01 \x03(\v2\x1b.ringmod.v1.PartitionDigestR\adigests\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
 	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\x12 \n" +
-	"\vunannounced\x18\x04 \x01(\bR\vunannounced\"\x84\x01\n" +
+	"\vunannounced\x18\x04 \x01(\bR\vunannounced\x12\x16\n" +
+	"\x06caller\x18\x05 \x01(\tR\x06caller\"\x84\x01\n" +
 	"\x0fDigestsResponse\x125\n" +
 	"\adigests\x18\x01 \x03(\v2\x1b.ringmod.v1.PartitionDigestR\adigests\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +
