@@ -3,11 +3,14 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/internal/wire"
 )
 
 // Peers are the other nodes of the cluster as the fills of this one see them:
@@ -25,6 +28,8 @@ type Peers interface {
 	// Errors are a *cache.Error where that node has said so, named as its Source
 	// when it speaks for itself; any other is trouble with the node.
 	Coordinate(ctx context.Context, id string, req cache.Request) (*cache.Object, error)
+	// Answers tells whether a node says at once that it is well.
+	Answers(ctx context.Context, id string) bool
 }
 
 // Coordinator is a node that may ask upstream.
@@ -81,9 +86,15 @@ var errNoCoordinator = errors.New("no coordinator could answer")
 
 // inTurn asks the coordinators of route one after the other until one has
 // answered or said what settles the matter. errNoCoordinator: this node is to ask
-// upstream itself.
+// upstream itself. Who has met silence asks the rest how they are, all at once, so that
+// the silence of several does not add up.
 func (n *Node) inTurn(ctx context.Context, t target.Target, route []Coordinator, ask func(Coordinator) error) error {
-	for _, c := range route {
+	var checks map[string]<-chan bool
+	for i, c := range route {
+		if check, ok := checks[c.ID]; ok && !<-check {
+			n.cfg.Metrics.takenOver()
+			continue
+		}
 		err := ask(c)
 		if err == nil || isOurs(ctx, err) {
 			return err
@@ -98,10 +109,33 @@ func (n *Node) inTurn(ctx context.Context, t target.Target, route []Coordinator,
 			break
 		}
 		if _, said := errors.AsType[*cache.Error](err); !said {
+			if checks == nil && errors.Is(err, wire.ErrSilent) {
+				checks = n.sound(ctx, route[i+1:])
+			}
 			pause(ctx) // it may just have died
 		}
 	}
 	return errNoCoordinator
+}
+
+// sound asks nodes how they are. The channels yield one answer each.
+func (n *Node) sound(ctx context.Context, route []Coordinator) map[string]<-chan bool {
+	checks := make(map[string]<-chan bool, len(route))
+	for _, c := range route {
+		answer := make(chan bool, 1)
+		checks[c.ID] = answer
+		n.running.Go(func() {
+			ok := false
+			defer func() {
+				if p := recover(); p != nil {
+					n.log.ErrorContext(ctx, "panic while asking a node how it is", "peer", c.ID, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+				}
+				answer <- ok
+			}()
+			ok = n.cfg.Peers.Answers(ctx, c.ID)
+		})
+	}
+	return checks
 }
 
 func pause(ctx context.Context) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -26,6 +27,8 @@ type fakePeers struct {
 	route []node.Coordinator
 	peek  func(t target.Target) (*cache.Object, error)
 	home  func(ctx context.Context, id string, req cache.Request) (*cache.Object, error)
+
+	silent []string // who does not say how he is
 
 	mu    sync.Mutex
 	asked []string // ids, in their order
@@ -71,6 +74,14 @@ func (p *fakePeers) Coordinate(ctx context.Context, id string, req cache.Request
 	p.mu.Unlock()
 	obj, err := p.home(ctx, id, req)
 	return p.watched(obj), err
+}
+
+func (p *fakePeers) Answers(_ context.Context, id string) bool {
+	if !slices.Contains(p.silent, id) {
+		return true
+	}
+	time.Sleep(wire.Silence / 2)
+	return false
 }
 
 // requests returns who was asked since the last time.

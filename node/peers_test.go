@@ -461,3 +461,40 @@ func TestTakeOverOfAFillThatBeginsAnew(t *testing.T) {
 		}
 	})
 }
+
+// The silence of several coordinators does not add up: who has met it looks who is
+// there, and never asks two for one object at a time.
+func TestSilentCoordinatorsDoNotAddUp(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{modName, zipName} {
+		synctest.Test(t, func(t *testing.T) {
+			zip, h1 := zipOf(t, 0)
+			data := map[string][]byte{modName: []byte(modBody), zipName: zip}[name]
+			peers := newPeers(t, "far1", "far2", "far3", "far4")
+			peers.silent = []string{"far1", "far2", "far3"}
+			running := 0
+			peers.home = func(_ context.Context, id string, _ cache.Request) (*cache.Object, error) {
+				if running++; running > 1 {
+					t.Error("two coordinators are asked at a time")
+				}
+				defer func() { running-- }()
+				if id != "far4" {
+					time.Sleep(wire.Silence)
+					return nil, trouble(id)
+				}
+				return heldBy(data, map[string]string{zipName: h1}[name]), nil
+			}
+			up := newScripted(nil)
+			n, _ := newNode(t, node.Config{Upstream: up, Peers: peers})
+			start := time.Now()
+			got, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name)})
+			if err != nil || !bytes.Equal(got, data) {
+				t.Errorf("%d bytes, %v, want %d", len(got), err, len(data))
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("took %v, want one silence and half of one at most", took)
+			}
+			sameStrings(t, "asked", peers.requests(), "far1", "far4")
+		})
+	}
+}

@@ -78,7 +78,7 @@ func TestDurableAtASecondNode(t *testing.T) {
 				if len(answers) > 0 {
 					t.Error("an answer ended before a second node has the object")
 				}
-				if obj, err := n.Get(t.Context(), cache.Request{Target: mustParse(t, test.name), Mode: cache.Peek}); err != nil {
+				if obj, err := n.Get(t.Context(), cache.Request{Target: mustParse(t, test.name), Mode: cache.Peek, Hops: 1}); err != nil {
 					t.Errorf("the second node cannot get it: %v", err)
 				} else {
 					obj.Body.Close()

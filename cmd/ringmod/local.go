@@ -75,6 +75,11 @@ func (r reachable) resume(ctx context.Context, req cache.Request, from *wire.Res
 	return obj, nil
 }
 
+// Answers reports whether a node says that it is well.
+func (r reachable) Answers(ctx context.Context, id string) bool {
+	return r.node != nil && id == r.self || r.Set.Answers(ctx, id)
+}
+
 // Usable reports whether a node may be asked.
 func (r reachable) Usable(id string) bool {
 	return r.node != nil && id == r.self || r.Set.Usable(id)

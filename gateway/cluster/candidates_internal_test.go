@@ -20,8 +20,9 @@ type looks map[string]peers.Stats // of the usable ones
 func (looks) Get(context.Context, string, cache.Request, wire.Options) (*cache.Object, error) {
 	panic("nobody is to be asked")
 }
-func (l looks) Usable(id string) bool       { _, ok := l[id]; return ok }
-func (l looks) Stats(id string) peers.Stats { return l[id] }
+func (looks) Answers(context.Context, string) bool { panic("nobody is to be asked") }
+func (l looks) Usable(id string) bool              { _, ok := l[id]; return ok }
+func (l looks) Stats(id string) peers.Stats        { return l[id] }
 
 // viewOf makes a view of "region/zone/id[/state]" with 2 replicas; state "full"
 // is an active member with a full disk.

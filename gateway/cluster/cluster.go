@@ -12,6 +12,8 @@
 //
 //   - A node that is dead, silent or broken is followed by the next one, a region
 //     by the next one by distance.
+//   - After a silence all others are asked how they are, at once, so that the silence of
+//     several does not add up.
 //   - A node that is busy is followed by the next one while the budget lasts.
 //   - When a coordinator says no, for whatever reason, all who may hold a copy
 //     are asked for it before that is the answer, also in the middle of a fill: a
@@ -97,6 +99,8 @@ type Peers interface {
 	Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error)
 	Usable(id string) bool
 	Stats(id string) peers.Stats
+	// Answers tells whether a node says at once that it is well.
+	Answers(ctx context.Context, id string) bool
 }
 
 // View is who owns what; nil while nothing is known.

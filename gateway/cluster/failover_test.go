@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -203,5 +204,29 @@ func TestOnlyIfCached(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The silence of several nodes does not add up, and still only one has leave to fill.
+func TestSilentNodesDoNotAddUp(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{zipName, modName, listName} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newNodes(t, "eu/a/n1", "eu/a/n2", "eu/b/n3", "eu/b/n4", "eu/c/n5")
+			f.upstream[name] = pattern(100)
+			ranks := f.ranks(name)
+			for _, id := range ranks[:4] {
+				f.nodes[id].silent = true
+			}
+			c := newCluster(t, f, nil)
+			start := time.Now()
+			checkGet(t, c, request(t, name), pattern(100))
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("%s took %v, want one silence and half of one at most", name, took)
+			}
+			if f.fetched != 1 {
+				t.Errorf("%s: upstream was asked %d times", name, f.fetched)
+			}
+		})
 	}
 }

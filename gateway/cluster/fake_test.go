@@ -179,6 +179,19 @@ func (f *fakeNodes) Usable(id string) bool {
 	return f.nodes[id] != nil && !f.nodes[id].down
 }
 
+func (f *fakeNodes) Answers(ctx context.Context, id string) bool {
+	f.mu.Lock()
+	n := *f.nodes[id]
+	f.mu.Unlock()
+	if n.silent {
+		select {
+		case <-time.After(wire.Silence / 2):
+		case <-ctx.Done():
+		}
+	}
+	return !n.silent && !n.down
+}
+
 func (f *fakeNodes) Stats(id string) peers.Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()

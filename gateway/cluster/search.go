@@ -45,11 +45,12 @@ type search struct {
 	question
 
 	immutable bool
-	bad       []string // nodes that are of no use
-	heard     []string // nodes that have not got the object
-	last      error    // of the last bad one
-	busy      error    // of the last one that was busy; nil = none was
-	pays      bool     // the next call is a retry of that
+	bad       []string               // nodes that are of no use
+	heard     []string               // nodes that have not got the object
+	last      error                  // of the last bad one
+	busy      error                  // of the last one that was busy; nil = none was
+	pays      bool                   // the next call is a retry of that
+	checks    map[string]<-chan bool // who was asked how he is; each yields one answer
 }
 
 // errNoCopy says that nobody has shown a copy.
@@ -166,6 +167,9 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 			return reply{}, next, errExhausted
 		case s.pays && !s.retry():
 			return reply{}, give, s.overload(s.busy)
+		case !s.answers(ctx, first.id):
+			s.bad = append(s.bad, first.id)
+			continue
 		}
 		r, err := s.hedged(ctx, first, second, mode)
 		if err == nil {
@@ -184,6 +188,9 @@ func (s *search) ask(ctx context.Context, g group) (reply, step, error) {
 			said, filling = err, mayFill
 		case next, retry:
 			s.leave(ctx, first, err, then)
+			if errors.Is(err, wire.ErrSilent) {
+				s.check(ctx, g)
+			}
 			filling = filling || mayFill && len(s.heard) > heard // from a hedge
 		default:
 			s.heard = append(s.heard, first.id)
@@ -230,6 +237,43 @@ func (s *search) leave(ctx context.Context, n candidate, err error, then step) {
 		s.busy, s.pays = err, true
 	} else {
 		s.budget.spend()
+	}
+}
+
+// check asks those of g how they are who were not asked yet.
+func (s *search) check(ctx context.Context, g group) {
+	if s.checks == nil {
+		s.checks = make(map[string]<-chan bool)
+	}
+	for _, n := range g.without(s.bad).ranks {
+		if s.checks[n.id] != nil {
+			continue
+		}
+		answer := make(chan bool, 1)
+		s.checks[n.id] = answer
+		go func() {
+			var err error
+			ok := false
+			defer func() { answer <- ok }()
+			defer s.guard(ctx, &err)
+			ok = s.cfg.Peers.Answers(ctx, n.id)
+		}()
+	}
+}
+
+// answers tells whether a node was found to be silent. Who was well once is taken for
+// well.
+func (s *search) answers(ctx context.Context, id string) bool {
+	check := s.checks[id]
+	if check == nil {
+		return true
+	}
+	delete(s.checks, id)
+	select {
+	case ok := <-check:
+		return ok
+	case <-ctx.Done():
+		return true // whoever is asked next says so
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/wire"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
@@ -158,4 +159,67 @@ func TestImpatience(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One miss at a peer that is stopped is enough: who comes next asks others.
+func TestSilentFillOpens(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, n, _ := one(t, well())
+		_, _ = fetch(t.Context(), t, s, "n1")
+		n.freeze()
+		start := time.Now()
+		if _, err := s.Get(t.Context(), "n1", mayFill(t), wire.Options{}); !errors.Is(err, wire.ErrSilent) {
+			t.Errorf("got %v, want ErrSilent", err)
+		}
+		if took := time.Since(start); took != wire.Silence {
+			t.Errorf("took %v, want %v", took, wire.Silence)
+		}
+		if s.Usable("n1") {
+			t.Error("usable after a silence in which it did not say how it is either")
+		}
+		n.thaw()
+	})
+}
+
+func mayFill(t *testing.T) cache.Request {
+	t.Helper()
+	req := request(t)
+	req.Mode = cache.AllowFill
+	return req
+}
+
+// A peer that says that it is well is not left out for one answer that does not come.
+func TestSilentCallOfOneThatIsWell(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, n, _ := one(t, well())
+		_, _ = fetch(t.Context(), t, s, "n1")
+		n.answer(stuck)
+		if _, err := s.Get(t.Context(), "n1", mayFill(t), wire.Options{}); !errors.Is(err, wire.ErrSilent) {
+			t.Errorf("got %v, want ErrSilent", err)
+		}
+		if !s.Usable("n1") {
+			t.Error("left out")
+		}
+	})
+}
+
+func TestAnswers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s, n, _ := one(t, well())
+		check := func(id string, want bool, within time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if got := s.Answers(t.Context(), id); got != want || time.Since(start) != within {
+				t.Errorf("%s: %t after %v, want %t after %v", id, got, time.Since(start), want, within)
+			}
+		}
+		check("n1", true, 0)
+		check("nobody", false, 0)
+		n.freeze()
+		check("n1", false, wire.Silence/2)
+		n.thaw()
+	})
 }

@@ -43,6 +43,7 @@ type peer struct {
 	breaker  breaker
 	latency  latency
 	inFlight atomic.Int64 // of get
+	asked    atomic.Int64 // since when it is being asked how it is, in nanoseconds since 1970; 0 = it is not
 	doubtful atomic.Bool  // somebody has given up waiting for it, and nobody has had an answer since
 
 	stopWatch context.CancelFunc // of the goroutine that asks for its health; nil = there is none; guarded by set.mu
@@ -144,6 +145,9 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 	stood := l.ready() // else the time to connect would be measured
 	c := p.begin()
 	start := time.Now()
+	if fills(req.Mode) {
+		defer time.AfterFunc(suspicion, p.suspect).Stop()
+	}
 	obj, err := p.ask(ctx, l, req, o)
 	took := time.Since(start)
 	if stood && atHand(obj, err) {
@@ -156,6 +160,9 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 			p.doubtful.Store(true)
 		}
 		c.end(result, err)
+		if errors.Is(err, wire.ErrSilent) && took >= wire.Silence {
+			p.silent(err)
+		}
 		return nil, err
 	}
 	if body, ok := obj.Body.(*wire.Body); ok {
@@ -180,6 +187,10 @@ func (p *peer) ask(ctx context.Context, l *link, req cache.Request, o wire.Optio
 	}
 	return wire.Get(ctx, l, req, o)
 }
+
+// fills tells whether a call may begin a fill, so that it is given all the time there
+// is.
+func fills(m cache.Mode) bool { return m == cache.AllowFill || m == cache.Coordinate }
 
 // impatient tells whether it was the caller's limit for a first message that
 // ended a call, rather than a silence that says something of the peer.

@@ -38,6 +38,10 @@
 // there was no connection yet. But Run asks for the peer's health within a second,
 // and silence opens the breaker; an error counts as a failure.
 //
+// Where a fill may begin nobody gives up before wire.Silence, so Run asks for the peer's
+// health when half of that has passed; if it has not answered either when the call ends,
+// the breaker opens at once, and not after four more have waited as long.
+//
 // An open breaker refuses nothing: it is advice, see Usable.
 //
 // # What it never does
@@ -191,6 +195,20 @@ func (s *Set) Stats(id string) Stats {
 		}
 	}
 	return st
+}
+
+// Answers tells whether a member says, within 1.5 s, that it is well: for who has met
+// silence and had better not meet it again at the next one.
+func (s *Set) Answers(ctx context.Context, id string) bool {
+	p, err := s.peer(id)
+	if err != nil {
+		return false
+	}
+	err = p.healthy(ctx, suspicion)
+	if err != nil && ctx.Err() == nil {
+		p.suspect()
+	}
+	return err == nil
 }
 
 // stamp completes the options of a call.

@@ -17,6 +17,10 @@ import (
 
 const (
 	sweepEvery = time.Second
+	// suspicion is how long a peer may be silent before it is asked how it is.
+	suspicion = wire.Silence / 2
+	// unasked is how long it has to answer before its silence is no chance.
+	unasked = time.Second
 
 	// A probe of a peer that is stopped waits at its door, and so is answered in
 	// the moment in which the peer goes on.
@@ -37,13 +41,15 @@ func (s *Set) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.wake:
-			s.watchAll(ctx, &watchers, func(p *peer) bool { return p.breaker.isOpen() })
+			s.watchAll(ctx, &watchers, inDoubt)
 		case <-tick.C:
 			s.sweep()
-			s.watchAll(ctx, &watchers, func(p *peer) bool { return p.doubtful.Load() || p.breaker.isOpen() })
+			s.watchAll(ctx, &watchers, inDoubt)
 		}
 	}
 }
+
+func inDoubt(p *peer) bool { return p.doubtful.Load() || p.breaker.isOpen() }
 
 // shut closes everything for good.
 func (s *Set) shut() {
@@ -143,7 +149,9 @@ func (s *Set) watch(ctx context.Context, p *peer) {
 func (p *peer) inquire(ctx context.Context) bool {
 	p.doubtful.Store(false)
 	epoch := p.breaker.now()
+	p.asked.Store(time.Now().UnixNano())
 	err := p.healthy(ctx, wire.Silence)
+	p.asked.Store(0)
 	if err == nil || ctx.Err() != nil {
 		return false
 	}
@@ -191,9 +199,29 @@ func (p *peer) healthy(ctx context.Context, limit time.Duration) error {
 // opened tells that the breaker has opened.
 func (p *peer) opened(err error) {
 	p.set.log.Warn("peer does not answer, others are asked", "peer", p.id, "err", err)
+	p.set.look()
+}
+
+// look makes Run look.
+func (s *Set) look() {
 	select {
-	case p.set.wake <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default: // Run will look anyway
+	}
+}
+
+// suspect lets Run ask the peer how it is, now.
+func (p *peer) suspect() {
+	p.doubtful.Store(true)
+	p.set.look()
+}
+
+// silent notes that a call has ended in silence. If a question for its health has not
+// been answered either, that is the peer's doing.
+func (p *peer) silent(err error) {
+	since := p.asked.Load()
+	if since > 0 && time.Now().UnixNano()-since >= int64(unasked) && p.breaker.trip() {
+		p.opened(err)
 	}
 }
 

@@ -55,6 +55,8 @@ type Nodes interface {
 	Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error)
 	// Usable tells whether it makes sense to ask it.
 	Usable(id string) bool
+	// Answers tells whether it says at once that it is well.
+	Answers(ctx context.Context, id string) bool
 }
 
 // Config says who asks whom.
@@ -193,6 +195,9 @@ func (p *Peers) coordinators(view *ring.View, region string, partition ring.Part
 	all = append(all, full...)
 	return all[:min(len(all), perRegion)]
 }
+
+// Answers implements node.Peers.
+func (p *Peers) Answers(ctx context.Context, id string) bool { return p.cfg.Nodes.Answers(ctx, id) }
 
 // Coordinate implements node.Peers.
 func (p *Peers) Coordinate(ctx context.Context, id string, req cache.Request) (*cache.Object, error) {

@@ -88,6 +88,8 @@ func (f *fakeNodes) Usable(id string) bool {
 	return !slices.Contains(f.down, id)
 }
 
+func (f *fakeNodes) Answers(context.Context, string) bool { return true }
+
 func (f *fakeNodes) setDown(ids ...string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
