@@ -494,7 +494,7 @@ func TestSilentCoordinatorsDoNotAddUp(t *testing.T) {
 			if took := time.Since(start); took > 5*time.Second {
 				t.Errorf("took %v, want one silence and half of one at most", took)
 			}
-			sameStrings(t, "asked", peers.requests(), "far1", "far4")
+			sameStrings(t, "asked one after the other", peers.requests(), "far1", "far4")
 		})
 	}
 }

@@ -18,9 +18,11 @@
 //   - When a coordinator says no, for whatever reason, all who may hold a copy
 //     are asked for it before that is the answer, also in the middle of a fill: a
 //     build never fails while any copy exists. An absent list is absent at once.
-//   - When nobody is reachable for 2 s, or was a moment ago, Config.Upstream is
-//     asked, if there is one and the module is public, else the answer is
-//     cache.Busy.
+//   - When all are dead, silent or out of reach for 2 s, or were a moment ago,
+//     Config.Upstream is asked, if there is one and the module is public, for 32
+//     objects at a time; more wait for 30 s. Else the answer is cache.Busy. Where
+//     anybody is busy, he is not dead, and Busy is the answer: upstream is not to
+//     bear what the nodes do not.
 //
 // What a node calls hot is read, for the next minute, from as many ranks as it says,
 // replicas and spare ones alike, whatever their zones: the better one of two drawn at
@@ -90,8 +92,9 @@ const (
 	// this size.
 	maxSmallZip = 256 << 10
 
-	unreachablePause = 3 * time.Second // before it makes sense to ask again
-	maxLastResorts   = 32              // fetches from upstream by the gateway itself at a time
+	unreachablePause = 3 * time.Second  // before it makes sense to ask again
+	maxLastResorts   = 32               // fetches from upstream by the gateway itself at a time
+	permitWait       = 30 * time.Second // for one of them, as long as a node lets a fill wait
 )
 
 // Peers are the nodes; *peers.Set is.
@@ -374,10 +377,8 @@ func (c *Cluster) lastResort(ctx context.Context, q question, cause error) (repl
 		module.MatchPrefixPatterns(c.cfg.Private, q.req.Target.Path) {
 		return reply{}, c.unreachable(cause)
 	}
-	select {
-	case c.permits <- struct{}{}:
-	default:
-		return reply{}, c.unreachable(cause)
+	if err := c.permit(ctx, cause); err != nil {
+		return reply{}, err
 	}
 	obj, err := c.upstream(ctx, q.req)
 	if err != nil {
@@ -386,6 +387,24 @@ func (c *Cluster) lastResort(ctx context.Context, q question, cause error) (repl
 	}
 	obj.Unverified = q.req.Target.Kind.Immutable()
 	return reply{Object: obj, release: sync.OnceFunc(func() { <-c.permits })}, nil
+}
+
+// permit waits until the gateway may fetch from upstream itself: many of them at once
+// must not do to upstream what nodes would never do.
+func (c *Cluster) permit(ctx context.Context, cause error) error {
+	timer := time.NewTimer(permitWait)
+	defer timer.Stop()
+	select {
+	case c.permits <- struct{}{}:
+		return nil
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return &cache.Error{
+		Reason: cache.Busy, RetryAfter: unreachablePause, Err: cause,
+		Text: fmt.Sprintf("no node of cluster %s can be reached, and %d requests are on their way to upstream without them", c.cfg.Cluster, maxLastResorts),
+	}
 }
 
 func (c *Cluster) upstream(ctx context.Context, req cache.Request) (_ *cache.Object, err error) {

@@ -356,8 +356,12 @@ func (s *search) noteHedge(ctx context.Context, o outcome) {
 	case fill:
 		s.heard = append(s.heard, o.node.id)
 	case next, retry:
-		if ctx.Err() == nil {
-			s.bad = append(s.bad, o.node.id)
+		if ctx.Err() != nil {
+			return
+		}
+		s.bad = append(s.bad, o.node.id)
+		if crowded(o.err) || cache.ReasonOf(o.err) == cache.Busy {
+			s.busy = o.err
 		}
 	}
 }
