@@ -331,7 +331,9 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		return nil, err
 	}
 	if err != nil {
-		n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
+		if !errors.Is(err, store.ErrDead) { // which says so itself
+			n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
+		}
 		return nil, &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
 	}
 	return &cache.Object{

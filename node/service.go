@@ -16,6 +16,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
+	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
@@ -159,8 +160,8 @@ func (s *service) compare(ctx context.Context, digest, seq uint64) {
 	}
 }
 
-// end turns what ended a call into its status. A node that is stopping says
-// nothing of the object: whoever asks takes the next rank.
+// end turns what ended a call into its status. A node that is stopping, or whose disk is
+// dead, says nothing of the object: whoever asks takes the next rank.
 func (s *service) end(ctx context.Context, method string, err *error) {
 	if p := recover(); p != nil {
 		s.cfg.Logger.ErrorContext(ctx, "panic in a call", "method", method, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -169,8 +170,10 @@ func (s *service) end(ctx context.Context, method string, err *error) {
 	if _, known := errors.AsType[*cache.Error](*err); *err != nil && !known && ctx.Err() == nil {
 		s.cfg.Logger.WarnContext(ctx, "call failed", "method", method, "err", *err)
 	}
-	if errors.Is(*err, errStopping) {
-		*err = status.Error(codes.Unavailable, errStopping.Error())
+	for _, ours := range []error{errStopping, store.ErrDead} {
+		if errors.Is(*err, ours) {
+			*err = status.Error(codes.Unavailable, ours.Error())
+		}
 	}
 	*err = wire.Status(*err)
 }

@@ -155,7 +155,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	a.scrubber(disk, others, copied)
 	a.drops = append(a.drops, a.node.Drop)
 	node.RegisterDisk(a.reg, disk.Usage)
-	a.tasks = append(a.tasks, a.tellReadOnly(disk))
+	a.tasks = append(a.tasks, a.watchDisk(disk))
 	a.services(disk, copied, compared, purger)
 	return nil
 }
@@ -197,18 +197,6 @@ func (p purges) Wait(ctx context.Context) error { return p.keeper.Wait(ctx) }
 func (a *assembly) drop(purged func(name string) bool) {
 	for _, each := range a.drops {
 		each(purged)
-	}
-}
-
-// tellReadOnly lets the other members know whether the disk takes anything new.
-func (a *assembly) tellReadOnly(disk *store.Disk) task {
-	return func(ctx context.Context) error {
-		disk.WatchReadOnly(ctx, func(cause error) {
-			if err := a.own.SetReadOnly(ctx, cause != nil); err != nil {
-				a.log.ErrorContext(ctx, "members not told of the disk", "err", err)
-			}
-		})
-		return nil
 	}
 }
 

@@ -118,7 +118,7 @@ func (o *options) bindNode(flags *pflag.FlagSet) {
 	flags.IntVar(&o.weight, "weight", 1, "`share` of its region's objects relative to other nodes, 1 to 16")
 	o.bindDurability(flags)
 	flags.StringVar(&o.dataDir, "data-dir", "", "`folder` of the node's objects and index (default: ringmod in the user's cache folder)")
-	flags.StringVar(&o.diskLimit, "disk-limit", defaultDiskLimit, "`size` of that folder: bytes such as 20GiB, or how full its file system may get, with all that others have there")
+	flags.StringVar(&o.diskLimit, "disk-limit", defaultDiskLimit, "`size` of that folder: bytes such as 20GiB, or a share of what others leave of its file system")
 }
 
 func (o *options) bindDurability(flags *pflag.FlagSet) {

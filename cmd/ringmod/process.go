@@ -109,6 +109,7 @@ type process struct {
 	life       *life.Life   // of a node
 	tasks      []task
 	node       *node.Node   // nil: a gateway
+	disk       disk         // with node
 	grpc       *grpc.Server // with node
 	health     *health.Server
 	web        *http.Server // nil: no gateway
@@ -248,6 +249,9 @@ func (p *process) canServe() error {
 // ready tells why a roll-out should wait for this process.
 func (p *process) ready() error {
 	if err := p.canServe(); err != nil || p.life == nil {
+		return err
+	}
+	if err := p.disk.Dead(); err != nil {
 		return err
 	}
 	return p.life.Ready()

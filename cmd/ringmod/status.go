@@ -45,6 +45,11 @@ func printStatus(out io.Writer, r *ringmodv1.StatusResponse) {
 		}
 	}
 	fmt.Fprintf(out, "\n%s\n", verdict(r))
+	for _, m := range r.GetMembers() {
+		if trouble := m.GetReport().GetDiskTrouble(); trouble != "" {
+			fmt.Fprintf(out, "%s: %s.\n", words(m.GetMember().GetId()), words(trouble))
+		}
+	}
 }
 
 func membersOf(r *ringmodv1.StatusResponse) *table {

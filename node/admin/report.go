@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -43,7 +44,7 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	if l.Usage != nil {
 		u := l.Usage()
 		r.DiskLimit, r.DiskUsed, r.DiskFree = uint64(u.Limit), uint64(u.Taken), uint64(u.Free)
-		r.Objects, r.Quarantined = uint64(u.Objects), uint64(u.Quarantined)
+		r.Objects, r.Quarantined, r.DiskTrouble = uint64(u.Objects), uint64(u.Quarantined), wire.Line(u.Trouble)
 	}
 	if l.Fills != nil {
 		r.Fills = uint32(l.Fills())

@@ -25,6 +25,8 @@ const (
 	reserveStep = 4 << 20
 	// roomWait is how long a writer waits for eviction to make room.
 	roomWait = 5 * time.Second
+	// crowdedPart of a file system is the least that others should leave.
+	crowdedPart = 10
 )
 
 // charge is what an object of size bytes counts as.
@@ -50,8 +52,7 @@ func newBudget(limit Limit, held func() int64, space func() (space, error), evic
 	return &budget{limit: limit, held: held, space: space, evict: evict, changed: make(chan struct{})}
 }
 
-// capacity is how much of the file system may be ours at the moment; less than
-// nothing when others have more than our share.
+// capacity is how much of the file system may be ours at the moment.
 func (b *budget) capacity() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,8 +70,19 @@ func (b *budget) capacityLocked(held int64) int64 {
 	if err != nil {
 		return math.MaxInt64 // nobody tells what the share would be of
 	}
-	others := max(0, s.used-held-b.written)
-	return int64(b.limit.Percent/100*float64(s.total())) - others
+	return int64(b.limit.Percent / 100 * float64(s.leftOf(held+b.written)))
+}
+
+// crowded tells, for a share, whether others have taken most of the file system.
+func (b *budget) crowded() (s space, left int64, is bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, err := b.space()
+	if b.limit.Percent == 0 || err != nil {
+		return s, 0, false
+	}
+	left = s.leftOf(b.held() + b.written)
+	return s, left, left < s.total()/crowdedPart
 }
 
 // share is the limit whatever others use.
@@ -178,15 +190,14 @@ func (b *budget) changedLocked() {
 	b.changed = make(chan struct{})
 }
 
-// excess returns how many bytes should be evicted. When others leave nothing of
-// our share, no eviction would bring the file system below it, so none is made.
+// excess returns how many bytes should be evicted.
 func (b *budget) excess() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	held := b.held()
 	capacity := b.capacityLocked(held)
 	taken := held + b.reserved
-	if capacity <= 0 || float64(taken) <= highMark*float64(capacity) && taken+b.wanted <= capacity {
+	if float64(taken) <= highMark*float64(capacity) && taken+b.wanted <= capacity {
 		return 0
 	}
 	return max(0, taken-min(int64(lowMark*float64(capacity)), capacity-b.wanted))

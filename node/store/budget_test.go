@@ -27,10 +27,10 @@ func TestShareCountsOthers(t *testing.T) {
 	}{
 		{"alone", 500, 0, 500, 900, 0},
 		{"above the mark", 850, 0, 150, 900, 85},
-		{"beside others", 100, 500, 400, 400, 0},
-		{"others grow", 390, 500, 110, 400, 50},
-		{"others leave a little", 390, 600, 10, 300, 135},
-		{"others take all: evicting helps nobody", 90, 905, 5, -5, 0},
+		{"beside others", 100, 500, 400, 450, 0},
+		{"others grow", 450, 500, 50, 450, 68},
+		{"others have nearly all", 0, 950, 50, 45, 0},
+		{"others want the last of it", 100, 900, 0, 90, 24},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

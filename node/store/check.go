@@ -136,6 +136,9 @@ func (d *Disk) Check(ctx context.Context, name string, pace func(n int, took tim
 	if err != nil {
 		return err
 	}
+	if err := d.Dead(); err != nil {
+		return err
+	}
 	err = d.compareFile(ctx, name, path, pace)
 	if _, bad := errors.AsType[*badCopyError](err); !bad {
 		return err
@@ -146,10 +149,7 @@ func (d *Disk) Check(ctx context.Context, name string, pace func(n int, took tim
 	}
 	defer release()
 	err = d.compareFile(ctx, name, path, func(int, time.Duration) error { return nil })
-	if bad, ok := errors.AsType[*badCopyError](err); ok {
-		return d.setAside(ctx, name, path, bad.err)
-	}
-	return err
+	return d.judged(ctx, name, path, err)
 }
 
 // compareFile returns a *badCopyError for a file that is not what its entry says.
@@ -163,7 +163,7 @@ func (d *Disk) compareFile(ctx context.Context, name, path string, pace func(int
 		return notExist(name)
 	}
 	if err != nil {
-		return err
+		return d.unreadable(err)
 	}
 	defer f.Close() //nolint:errcheck // only read
 	id, err := stat(f)

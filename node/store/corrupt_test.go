@@ -100,7 +100,7 @@ func TestCheckIsShared(t *testing.T) {
 	})
 	d.verified.forget(name)
 	var checks atomic.Int32
-	d.step = func(string) error { checks.Add(1); return nil }
+	d.setStep(func(string) error { checks.Add(1); return nil })
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() { want(t, d, name, data) })

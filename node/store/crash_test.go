@@ -43,12 +43,12 @@ func TestCrashPoints(t *testing.T) {
 					mustCommit(t, d, name, had)
 					left = test.replaced
 				}
-				d.step = func(step string) error {
+				d.setStep(func(step string) error {
 					if step == test.step {
 						return &crash{}
 					}
 					return nil
-				}
+				})
 				if err := commit(t, d, name, newer); err == nil {
 					t.Fatal("the commit did not crash")
 				}
@@ -80,12 +80,12 @@ func TestFailedSteps(t *testing.T) {
 	mustCommit(t, d, name, content("old", 100))
 	errStep := errors.New("step failed")
 	for _, failing := range []string{"written", "synced", "folders"} {
-		d.step = func(step string) error {
+		d.setStep(func(step string) error {
 			if step == failing {
 				return errStep
 			}
 			return nil
-		}
+		})
 		if err := commit(t, d, name, content("new", 100)); !errors.Is(err, errStep) {
 			t.Errorf("%s: %v, want the step's error", failing, err)
 		}

@@ -76,7 +76,8 @@ type DiskConfig struct {
 // use counting half for each day that it lies back. Uses are kept in memory and written
 // once a minute. What is being written is never evicted; who has a file open keeps it.
 //
-// A disk that is full or failing takes nothing more (ErrReadOnly) but goes on serving.
+// A disk that is full or failing takes nothing more (ErrReadOnly) but goes on serving. One
+// that cannot be read is asked for nothing until it can (ErrDead).
 type Disk struct {
 	dir        string
 	inspect    func(name string, f *os.File) (Proof, error)
@@ -89,8 +90,8 @@ type Disk struct {
 	buffers    buffers
 	quarantine quarantine
 	hot        *HotArea
-	temps      atomic.Uint64           // number of temporary files made
-	step       func(step string) error // tests stop a commit here, and count checks
+	temps      atomic.Uint64                           // number of temporary files made
+	stopAt     atomic.Pointer[func(step string) error] // tests stop a commit here, and count checks
 
 	class     func(name string) Class
 	place     Place
@@ -122,10 +123,9 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		verified: newVerified(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		lossNews: make(chan struct{}, 1),
-		step:     func(string) error { return nil },
 	}
 	d.hot = newHotArea(d)
-	d.budget = newBudget(cfg.Limit, d.held, func() (space, error) { return spaceOf(d.dir) }, func() { ask(d.crowded) })
+	d.budget = newBudget(cfg.Limit, d.held, d.space, func() { ask(d.crowded) })
 	d.uses.flush = func() { ask(d.flush) }
 	if d.class == nil {
 		d.class = func(string) Class { return Public }
@@ -146,6 +146,8 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	}
 	if d.budget.capacity() <= 0 {
 		_ = d.trouble(d.crowdedOut())
+	} else if trouble := d.Trouble(); trouble != "" {
+		d.logger.Warn("little room for the cache", "err", trouble)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.cancel = cancel
@@ -294,6 +296,14 @@ func (d *Disk) sweep() error {
 		if err := os.RemoveAll(filepath.Join(d.dir, "tmp", e.Name())); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// step is called before each thing that can fail.
+func (d *Disk) step(name string) error {
+	if stop := d.stopAt.Load(); stop != nil {
+		return (*stop)(name)
 	}
 	return nil
 }

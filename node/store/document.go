@@ -17,6 +17,9 @@ func (d *Disk) Document(name string) (Document, error) {
 	if d.purged(name) {
 		return Document{}, notExist(name)
 	}
+	if err := d.Dead(); err != nil {
+		return Document{}, err
+	}
 	var doc Document
 	err := d.index.get(bucketDocuments, name, func(payload []byte) (err error) {
 		doc, err = decodeDocument(payload)

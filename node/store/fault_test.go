@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestFaultAtEachStep lets the disk fail at each step of writing: what is there is
@@ -25,12 +28,12 @@ func TestFaultAtEachStep(t *testing.T) {
 				mustCommit(t, d, name, older)
 				var broken atomic.Bool
 				broken.Store(true)
-				d.step = func(step string) error {
+				d.setStep(func(step string) error {
 					if broken.Load() && (step == failing || step == "probe") {
 						return &syscallError{errno}
 					}
 					return nil
-				}
+				})
 				if err := commit(t, d, name, content("new", 300_000)); !errors.Is(err, errno) {
 					t.Errorf("Commit: %v, want %v", err, errno)
 				}
@@ -81,54 +84,191 @@ func TestTroubleOfOneObject(t *testing.T) {
 	}
 }
 
-func TestWatchReadOnly(t *testing.T) {
+func TestWatchHealth(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		d := &Disk{health: health{changed: make(chan struct{})}}
 		ctx, cancel := context.WithCancel(t.Context())
-		var told []bool
-		go d.WatchReadOnly(ctx, func(cause error) { told = append(told, cause != nil) })
+		var told []string
+		go d.WatchHealth(ctx, func(readOnly, dead error) { told = append(told, fmt.Sprint(readOnly != nil, dead != nil)) })
 		synctest.Wait()
 		for _, cause := range []error{syscall.EIO, syscall.ENOSPC, nil, nil} {
 			d.health.set(cause)
 			synctest.Wait()
 		}
+		for _, dead := range []error{syscall.EIO, errSilent, nil} {
+			d.health.setDead(dead)
+			synctest.Wait()
+		}
 		cancel()
 		synctest.Wait()
-		if fmt.Sprint(told) != "[false true false]" {
-			t.Errorf("told %v", told)
+		if got := strings.Join(told, ", "); got != "false false, true false, false false, true true, false false" {
+			t.Errorf("told %s", got)
 		}
 	})
 }
 
-// TestOthersTakeOurShare lets others have more than the limit allows: what is there
-// stays and is served.
+// ill is a disk whose steps can be made to fail or hang.
+type ill struct {
+	*Disk
+
+	mu   sync.Mutex
+	step map[string]func() error
+}
+
+func newIll(t *testing.T) *ill {
+	t.Helper()
+	d := &ill{Disk: openTest(t, t.TempDir()), step: map[string]func() error{}}
+	d.Disk.setStep(func(step string) error {
+		d.mu.Lock()
+		do := d.step[step]
+		d.mu.Unlock()
+		if do == nil {
+			return nil
+		}
+		return do()
+	})
+	return d
+}
+
+// at makes a step do something, nil nothing.
+func (d *ill) at(step string, do func() error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.step[step] = do
+}
+
+func (d *ill) wantState(t *testing.T, readOnly, dead bool) {
+	t.Helper()
+	if got := d.ReadOnly() != nil; got != readOnly {
+		t.Errorf("read-only is %v: %v", got, d.ReadOnly())
+	}
+	if got := d.Dead() != nil; got != dead {
+		t.Errorf("dead is %v: %v", got, d.Dead())
+	}
+	if got := d.Trouble() != ""; got != (readOnly || dead) {
+		t.Errorf("trouble: %q", d.Trouble())
+	}
+}
+
+// TestDeadDisk lets reading and writing fail or hang, one, the other or both, and end.
+func TestDeadDisk(t *testing.T) {
+	t.Parallel()
+	const name = "example.com/a/@v/v1.0.0.zip"
+	fails := func() func() error { return func() error { return &syscallError{syscall.EIO} } }
+	hangs := func() func() error {
+		release := make(chan struct{})
+		time.AfterFunc(time.Hour, func() { close(release) })
+		return func() error { <-release; return nil }
+	}
+	for _, tt := range []struct {
+		name           string
+		write, read    func() func() error
+		readOnly, dead bool
+	}{
+		{"writes fail", fails, nil, true, false},
+		{"writes hang", hangs, nil, true, false},
+		{"reads fail", nil, fails, true, true},
+		{"reads hang", nil, hangs, true, true},
+		{"everything fails", fails, fails, true, true},
+		{"everything hangs", hangs, hangs, true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				d := newIll(t)
+				defer d.Close()
+				mustCommit(t, d.Disk, name, "x")
+				d.wantState(t, false, false)
+				for step, does := range map[string]func() func() error{"probe": tt.write, "pulse": tt.read} {
+					if does != nil {
+						d.at(step, does())
+					}
+				}
+				time.Sleep(probeEvery + probeLimit + time.Second)
+				d.wantState(t, tt.readOnly, tt.dead)
+				began := time.Now()
+				_, err := d.Open(t.Context(), name)
+				_, statErr := d.Stat(name)
+				if got := errors.Is(err, ErrDead) && errors.Is(statErr, ErrDead); got != tt.dead || time.Since(began) > 0 {
+					t.Errorf("Open: %v, Stat: %v after %v, want %v at once: %v", err, statErr, time.Since(began), ErrDead, tt.dead)
+				}
+				if err := commit(t, d.Disk, "a/b", "x"); !errors.Is(err, ErrReadOnly) {
+					t.Errorf("Commit: %v", err)
+				}
+				time.Sleep(time.Hour)
+				d.at("probe", nil)
+				d.at("pulse", nil)
+				time.Sleep(2*probeEvery + time.Second)
+				d.wantState(t, false, false)
+				want(t, d.Disk, name, "x")
+				mustCommit(t, d.Disk, "a/b", "x")
+			})
+		})
+	}
+}
+
+// TestDeadDiskLosesNothing has a disk die under a reader: its copies are not to blame.
+func TestDeadDiskLosesNothing(t *testing.T) {
+	t.Parallel()
+	const name = "example.com/a/@v/v1.0.0.zip"
+	d := newIll(t)
+	mustCommit(t, d.Disk, name, "x")
+	d.verified.forget(name)
+	dead := func() error { return &badCopyError{&syscallError{syscall.EIO}} }
+	d.at("check", dead)
+	d.at("pulse", dead)
+	if _, err := d.Open(t.Context(), name); !errors.Is(err, ErrDead) {
+		t.Errorf("Open: %v, want %v", err, ErrDead)
+	}
+	if got := files(t, d.quarantine.dir); len(got) != 0 {
+		t.Errorf("quarantine holds %q", got)
+	}
+	d.at("pulse", nil) // this file alone cannot be read
+	d.revive(t.Context())
+	wantCorrupt(t, d.Disk, name)
+	d.at("check", nil)
+	if _, err := d.Lost(name); err != nil {
+		t.Errorf("Lost: %v", err)
+	}
+}
+
+// TestOthersTakeOurShare lets others fill the file system: what is there is served, and
+// some of what they leave is taken.
 func TestOthersTakeOurShare(t *testing.T) {
 	t.Parallel()
-	d, err := OpenDisk(DiskConfig{Dir: t.TempDir(), Limit: Limit{Percent: 100}})
+	d, err := OpenDisk(DiskConfig{Dir: t.TempDir(), Limit: Limit{Percent: 50}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer d.Close()
 	mustCommit(t, d, "a/1", "x")
-	var others atomic.Int64
+	const total = 1 << 40
+	var free atomic.Int64
+	free.Store(total / 2)
 	d.budget.mu.Lock()
-	d.budget.space = func() (space, error) { return space{used: others.Load(), free: 1 << 40}, nil }
-	d.budget.limit.Percent = 50
+	d.budget.space = func() (space, error) { return space{used: total - free.Load(), free: free.Load()}, nil }
 	d.budget.mu.Unlock()
-	others.Store(3 << 40)
-	if err := commit(t, d, "a/2", "x"); !errors.Is(err, ErrFull) {
+	if got := d.Trouble(); got != "" {
+		t.Errorf("half of the file system is free: %q", got)
+	}
+	free.Store(total / 50)
+	mustCommit(t, d, "a/2", "x")
+	if got := d.Trouble(); !strings.Contains(got, "others have taken 98 %") || !strings.Contains(got, "--data-dir") {
+		t.Errorf("trouble: %q", got)
+	}
+	free.Store(-d.held() - 1)
+	if err := commit(t, d, "a/3", "x"); !errors.Is(err, ErrFull) {
 		t.Errorf("Commit: %v, want %v", err, ErrFull)
 	}
-	if err := commit(t, d, "a/2", "x"); !errors.Is(err, ErrReadOnly) {
+	if err := commit(t, d, "a/3", "x"); !errors.Is(err, ErrReadOnly) {
 		t.Errorf("Commit: %v, want %v", err, ErrReadOnly)
 	}
 	d.recover(t.Context())
 	if d.ReadOnly() == nil {
 		t.Error("it takes new objects though there is no room")
 	}
-	want(t, d, "a/1", "x")
-	others.Store(1 << 30)
+	free.Store(total / 2)
 	d.recover(t.Context())
-	mustCommit(t, d, "a/2", "x")
+	mustCommit(t, d, "a/3", "x")
 }

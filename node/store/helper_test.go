@@ -167,3 +167,6 @@ func walkNames(t testing.TB, d *Disk) []string {
 	}
 	return names
 }
+
+// setStep has stop called before each thing that can fail.
+func (d *Disk) setStep(stop func(step string) error) { d.stopAt.Store(&stop) }

@@ -74,7 +74,7 @@ func (h *HotArea) Usage() (objects, bytes int64) {
 // Open is Store.Open for this area.
 func (h *HotArea) Open(ctx context.Context, name string) (*Object, error) {
 	o := h.find(name)
-	if o == nil || h.disk.purged(name) {
+	if o == nil || h.disk.purged(name) || h.disk.Dead() != nil {
 		return nil, notExist(name)
 	}
 	f, err := os.Open(o.path)

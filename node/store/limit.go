@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// Limit is how much a Disk may take: so many bytes, or a share of its file system
-// that includes what others have there. The zero Limit is none.
+// Limit is how much a Disk may take: so many bytes, or a share of what others leave of
+// its file system, which is what is free there and what the Disk has already. The zero
+// Limit is none.
 type Limit struct {
 	Bytes   int64
 	Percent float64 // more than 0, at most 100; only where Bytes is 0
@@ -63,3 +64,6 @@ func ParseLimit(text string) (Limit, error) {
 type space struct{ used, free int64 }
 
 func (s space) total() int64 { return s.used + s.free }
+
+// leftOf is what others leave to who has taken that much.
+func (s space) leftOf(taken int64) int64 { return min(s.total(), s.free+taken) }

@@ -27,6 +27,9 @@ func (d *Disk) Open(ctx context.Context, name string) (*Object, error) {
 	if derived(name) || d.purged(name) {
 		return nil, notExist(name)
 	}
+	if err := d.Dead(); err != nil {
+		return nil, err
+	}
 	o, err := d.openGood(ctx, name, path)
 	if err == nil && !isUnused(ctx) {
 		d.uses.mark(name)
@@ -80,7 +83,7 @@ func (d *Disk) openUnchecked(ctx context.Context, name, path string) (*Object, e
 		return nil, d.dropEntry(name)
 	}
 	if err != nil {
-		return nil, err
+		return nil, d.unreadable(err)
 	}
 	entry, err := d.judge(ctx, name, f)
 	if err == nil {
@@ -90,10 +93,19 @@ func (d *Disk) openUnchecked(ctx context.Context, name, path string) (*Object, e
 		return &Object{Entry: entry, File: f}, nil
 	}
 	defer f.Close() //nolint:errcheck // only read
-	if bad, ok := errors.AsType[*badCopyError](err); ok {
-		return nil, d.setAside(ctx, name, path, bad.err)
+	return nil, d.judged(ctx, name, path, err)
+}
+
+// judged sets a copy aside that is bad, unless the disk is to blame for all.
+func (d *Disk) judged(ctx context.Context, name, path string, err error) error {
+	bad, ok := errors.AsType[*badCopyError](err)
+	if !ok {
+		return err
 	}
-	return nil, err
+	if err := d.unreadable(bad.err); err != bad.err { //nolint:errorlint // the same one
+		return err
+	}
+	return d.setAside(ctx, name, path, bad.err)
 }
 
 // absent reports whether err says that there is no such file.

@@ -152,12 +152,12 @@ func TestPurgeDuringCommit(t *testing.T) {
 	for _, at := range []string{"indexed", "renamed"} {
 		var b banned
 		d := openBanned(t, t.TempDir(), &b)
-		d.step = func(step string) error {
+		d.setStep(func(step string) error {
 			if step == at {
 				b.ban("a.b/")
 			}
 			return nil
-		}
+		})
 		if err := commit(t, d, name, content(name, 100)); !errors.Is(err, ErrPurged) {
 			t.Errorf("commit purged when %s: %v, want ErrPurged", at, err)
 		}

@@ -11,6 +11,9 @@ func (d *Disk) Stat(name string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
+	if err := d.Dead(); err != nil {
+		return Entry{}, err
+	}
 	info, err := os.Stat(path)
 	if d.purged(name) || absent(err) || (err == nil && !info.Mode().IsRegular()) {
 		return Entry{}, notExist(name)

@@ -18,7 +18,8 @@
 //   - All methods may be called from many goroutines, and a reader keeps the
 //     bytes it has opened when the name is replaced or removed.
 //   - Disk keeps to a limit, by evicting what is worth least. A disk that is full or
-//     failing goes on serving and says ErrReadOnly to who writes.
+//     failing goes on serving and says ErrReadOnly to who writes. One that cannot even
+//     be read, or hangs, says ErrDead to everybody, at once.
 //
 // What it never does: fetch, retry, or tell whether the content is what a
 // checksum database says. Whoever commits has verified; the only content check

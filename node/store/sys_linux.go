@@ -13,6 +13,9 @@ import (
 // readers have in memory. Kernels before 6.3 do not care.
 func readOnce(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_NOREUSE) }
 
+// uncache makes the next read of f, which nobody has written to, go to the disk.
+func uncache(f *os.File) { _ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
+
 // identityOf returns what changes whenever the bytes of the file do.
 func identityOf(info fs.FileInfo) identity {
 	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck // package os has nothing else here

@@ -23,6 +23,8 @@ func identityOf(info fs.FileInfo) identity {
 
 func readOnce(*os.File) {}
 
+func uncache(*os.File) {}
+
 func spaceOf(string) (space, error) { return space{}, errors.ErrUnsupported }
 
 func allocated(info fs.FileInfo) int64 { return info.Size() }

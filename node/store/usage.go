@@ -17,8 +17,9 @@ type Usage struct {
 	Taken       int64 // bytes that count against Limit, with the index and what is reserved
 	Reserved    int64 // bytes for objects that are being written
 	Evicted     [classes]Eviction
-	ReadOnly    bool  // nothing new is taken
-	Hot         int64 // of Taken, copies of what others own, while many ask for them
+	ReadOnly    bool   // nothing new is taken
+	Hot         int64  // of Taken, copies of what others own, while many ask for them
+	Trouble     string // what is wrong with the disk and what to do about it; "" = nothing
 }
 
 // Eviction counts what was evicted of a class.
@@ -26,14 +27,14 @@ type Eviction struct{ Objects, Bytes int64 }
 
 // Usage returns how full the disk is. It costs a few system calls.
 func (d *Disk) Usage() Usage {
-	u := Usage{Quarantined: d.quarantine.files.Load(), ReadOnly: d.ReadOnly() != nil}
-	if s, err := spaceOf(d.dir); err == nil {
+	u := Usage{Quarantined: d.quarantine.files.Load(), ReadOnly: d.ReadOnly() != nil, Trouble: d.Trouble()}
+	if s, err := d.space(); err == nil {
 		u.Free = s.free
 	}
 	if f, err := d.index.current(); err == nil {
 		u.Objects, u.Bytes = f.tally.objects.Load(), f.tally.bytes.Load()
 	}
-	if d.budget.limit != (Limit{}) {
+	if d.budget.limit != (Limit{}) && d.Dead() == nil {
 		u.Limit = max(1, d.budget.capacity()) // 0 would look like no limit
 	}
 	u.Taken, u.Reserved = d.budget.taken()
@@ -42,6 +43,14 @@ func (d *Disk) Usage() Usage {
 		u.Evicted[class] = Eviction{d.evicted[class].objects.Load(), d.evicted[class].bytes.Load()}
 	}
 	return u
+}
+
+// space returns the space of the file system, unless asking may hang.
+func (d *Disk) space() (space, error) {
+	if err := d.Dead(); err != nil {
+		return space{}, err
+	}
+	return spaceOf(d.dir)
 }
 
 // held returns what the disk has to count against its limit.

@@ -317,7 +317,10 @@ type MemberReport struct {
 	// it should hold and lacks.
 	PartitionsLacking uint32 `protobuf:"varint,15,opt,name=partitions_lacking,json=partitionsLacking,proto3" json:"partitions_lacking,omitempty"`
 	// Bytes of those objects.
-	BytesLacking  uint64 `protobuf:"varint,16,opt,name=bytes_lacking,json=bytesLacking,proto3" json:"bytes_lacking,omitempty"`
+	BytesLacking uint64 `protobuf:"varint,16,opt,name=bytes_lacking,json=bytesLacking,proto3" json:"bytes_lacking,omitempty"`
+	// What is wrong with its disk and what to do about it, in words for an
+	// operator, at most 512 bytes. Empty: nothing is.
+	DiskTrouble   string `protobuf:"bytes,17,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +465,13 @@ func (x *MemberReport) GetBytesLacking() uint64 {
 		return x.BytesLacking
 	}
 	return 0
+}
+
+func (x *MemberReport) GetDiskTrouble() string {
+	if x != nil {
+		return x.DiskTrouble
+	}
+	return ""
 }
 
 // RegionStatus sums up a region.
@@ -1910,7 +1920,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xcb\x04\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xee\x04\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +
@@ -1930,7 +1940,8 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"viewDigest\x12\x19\n" +
 	"\bview_seq\x18\x0e \x01(\x04R\aviewSeq\x12-\n" +
 	"\x12partitions_lacking\x18\x0f \x01(\rR\x11partitionsLacking\x12#\n" +
-	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLackingB\x12\n" +
+	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLacking\x12!\n" +
+	"\fdisk_trouble\x18\x11 \x01(\tR\vdiskTroubleB\x12\n" +
 	"\x10_moved_per_mille\"\xca\x01\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
