@@ -94,6 +94,42 @@ func ask[R proto.Message](ctx context.Context, a *asker, out io.Writer, call fun
 	return nil
 }
 
+// watch calls a member that answers with a stream, and shows each message.
+// a.timeout is how long there may be none.
+func watch[R any](ctx context.Context, a *asker, call func(context.Context, ringmodv1.AdminServiceClient) (grpc.ServerStreamingClient[R], error), show func(*R) error) error {
+	var way dialer
+	conn, err := a.dialMember(&way)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(a.timeout, func() { cancel(errSilence) })
+	defer silence.Stop()
+	stream, err := call(ctx, ringmodv1.NewAdminServiceClient(conn))
+	for err == nil {
+		var r *R
+		if r, err = stream.Recv(); err != nil {
+			break
+		}
+		silence.Reset(a.timeout)
+		if err := show(r); err != nil {
+			return err
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case errors.Is(context.Cause(ctx), errSilence):
+		return fmt.Errorf("no sign of life from %s within %v; give more time with --timeout", a.addr, a.timeout)
+	default:
+		return a.explain(err, way.failure())
+	}
+}
+
+var errSilence = errors.New("no sign of life")
+
 // dialMember prepares a connection to whichever member listens at the address.
 func (a *asker) dialMember(way *dialer) (*grpc.ClientConn, error) {
 	var creds *identity.Credentials // nil: neither encrypted nor authenticated
@@ -149,6 +185,16 @@ func (a *asker) explain(err, unreached error) error {
 	default:
 		return fmt.Errorf("%s says: %s", a.addr, words(status.Convert(trouble.Err).Message()))
 	}
+}
+
+// printJSONLine writes m in one line, with the names of the fields in the .proto
+// files.
+func printJSONLine(out io.Writer, m proto.Message) error {
+	line, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
+	if err == nil {
+		_, err = fmt.Fprintf(out, "%s\n", line)
+	}
+	return err
 }
 
 // printJSON writes m with the names of the fields in the .proto files. protojson

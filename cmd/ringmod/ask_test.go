@@ -25,9 +25,10 @@ import (
 type fakeMember struct {
 	ringmodv1.UnimplementedAdminServiceServer
 
-	status *ringmodv1.StatusResponse
-	err    error
-	asked  chan *ringmodv1.ExplainRequest // of room for all; nil: not noted
+	status  *ringmodv1.StatusResponse
+	err     error
+	asked   chan *ringmodv1.ExplainRequest // of room for all; nil: not noted
+	drained []*ringmodv1.DrainResponse     // what n3 says while it leaves
 }
 
 func (m *fakeMember) Status(_ context.Context, req *ringmodv1.StatusRequest) (*ringmodv1.StatusResponse, error) {

@@ -2,16 +2,12 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -27,16 +23,17 @@ func drainCommand() *cobra.Command {
 			"run finish, its process ends by itself. The command shows how far that is, and ends when it is\n" +
 			"done. Interrupting the command stops nothing: the node goes on leaving, also after it was\n" +
 			"stopped or killed and started again; run the command once more to look on.\n" +
-			"--timeout is how long the cluster may say nothing, not how long the whole may take.\n\n" +
+			"A node that is started again after it has left joins anew: tell whatever restarts it.\n\n" +
 			"To restart or upgrade a node, do not drain it: stop it with SIGTERM. For a node that is lost see\n" +
 			"'ringmod forget'.",
 		Example: "  ringmod drain n3\n  ringmod drain n3 --addr n1.example.com:8082 --stream-timeout 5m",
 		Args:    oneNode,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.drain(cmd.Context(), cmd.OutOrStdout(), &ringmodv1.DrainRequest{NodeId: args[0], StreamTimeout: durationpb.New(streams)})
+			return a.drain(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), &ringmodv1.DrainRequest{NodeId: args[0], StreamTimeout: durationpb.New(streams)})
 		},
 	}
 	a.bind(cmd)
+	cmd.Flags().Lookup("timeout").Usage = "how `long` to wait for a sign of life"
 	cmd.Flags().DurationVar(&streams, "stream-timeout", 30*time.Second, "how `long` downloads that run may take to finish in the end")
 	return cmd
 }
@@ -76,110 +73,70 @@ func oneNode(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// drain lets a node leave and prints how far it is until it has left.
-func (a *asker) drain(ctx context.Context, out io.Writer, req *ringmodv1.DrainRequest) error {
-	var way dialer
-	conn, err := a.dialMember(&way)
-	if err != nil {
-		return err
+// drain lets a node leave and shows how far it is until it has left.
+func (a *asker) drain(ctx context.Context, out, progress io.Writer, req *ringmodv1.DrainRequest) error {
+	v := &drainView{json: a.json, out: out, node: req.GetNodeId()}
+	if isTerminal(progress) && !a.json {
+		v.progress = progress
 	}
-	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(a.timeout, func() { cancel(errSilentMember) })
-	defer watchdog.Stop()
-	stream, err := ringmodv1.NewAdminServiceClient(conn).Drain(ctx, req)
-	show := &drainProgress{out: out, node: req.GetNodeId(), live: isTerminal(out), json: a.json}
-	for err == nil {
-		err = a.nextDrain(stream, show)
-		watchdog.Reset(a.timeout)
+	defer v.clear()
+	err := watch(ctx, a, func(ctx context.Context, client ringmodv1.AdminServiceClient) (grpc.ServerStreamingClient[ringmodv1.DrainResponse], error) {
+		return client.Drain(ctx, req)
+	}, v.show)
+	if err == nil && !v.left {
+		err = fmt.Errorf("%s stopped telling about %s before that had left; see 'ringmod status'", a.addr, v.node)
 	}
-	show.end()
-	switch {
-	case errors.Is(err, io.EOF) && show.left:
-		return nil
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("%s stopped telling about %s before that had left; see 'ringmod status'", a.addr, req.GetNodeId())
-	case errors.Is(context.Cause(ctx), errSilentMember):
-		return fmt.Errorf("nothing heard from %s for %v; what has begun goes on, see 'ringmod status'", a.addr, a.timeout)
-	}
-	return a.explain(err, way.failure())
-}
-
-var errSilentMember = errors.New("nothing heard")
-
-// nextDrain shows the next message; io.EOF is the end.
-func (a *asker) nextDrain(stream grpc.ServerStreamingClient[ringmodv1.DrainResponse], show *drainProgress) error {
-	r, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	return show.take(r)
-}
-
-// drainProgress shows how far a node is that leaves: on a terminal in one line that
-// changes, else in a line for each change.
-type drainProgress struct {
-	out   io.Writer
-	node  string
-	live  bool // out is a terminal
-	json  bool
-	last  string
-	width int // of what stands in the line
-	left  bool
-}
-
-func (p *drainProgress) take(r *ringmodv1.DrainResponse) error {
-	p.left = p.left || r.GetState() == ringmodv1.MemberState_MEMBER_STATE_LEFT
-	if p.json {
-		return printJSONLine(p.out, r)
-	}
-	text := p.text(r)
-	if text == p.last {
-		return nil
-	}
-	p.last = text
-	if !p.live {
-		_, err := fmt.Fprintln(p.out, text)
-		return err
-	}
-	_, err := fmt.Fprint(p.out, "\r", text, strings.Repeat(" ", max(0, p.width-len(text))))
-	p.width = len(text)
 	return err
 }
 
-func (p *drainProgress) text(r *ringmodv1.DrainResponse) string {
-	node := words(p.node)
-	var and string
+// drainView shows a drain to people, in one line that changes or in a line for each
+// change, or to programs: a line for each message.
+type drainView struct {
+	json     bool
+	out      io.Writer
+	progress io.Writer // of a terminal; nil: none
+	node     string
+	last     string
+	left     bool
+}
+
+func (v *drainView) show(r *ringmodv1.DrainResponse) error {
+	v.left = v.left || r.GetState() == ringmodv1.MemberState_MEMBER_STATE_LEFT
+	if v.json {
+		return printJSONLine(v.out, r)
+	}
+	text := v.text(r)
+	v.clear()
+	var err error
+	switch {
+	case v.progress != nil && !v.left:
+		_, err = fmt.Fprint(v.progress, text)
+	case text != v.last:
+		_, err = fmt.Fprintln(v.out, text)
+	}
+	v.last = text
+	return err
+}
+
+func (v *drainView) clear() {
+	if v.progress != nil {
+		fmt.Fprint(v.progress, "\r\x1b[K")
+	}
+}
+
+func (v *drainView) text(r *ringmodv1.DrainResponse) string {
+	node, streams := words(v.node), ""
 	if n := r.GetStreamsLeft(); n > 0 {
-		and = ", and answers " + number(int(n), "download", "downloads")
+		streams = ", answers " + number(int(n), "download", "downloads")
 	}
 	switch {
-	case p.left:
+	case v.left:
 		return node + " has left and holds nothing that others have not. Its data folder can be removed."
 	case !r.GetCounted():
-		return node + " is leaving: counting what it alone holds" + and
+		return node + " is leaving: counting what it alone holds" + streams
 	case r.GetObjectsLeft() > 0:
-		return fmt.Sprintf("%s is leaving: %s (%s) to hand over%s", node, number(int(r.GetObjectsLeft()), "object", "objects"), size(r.GetBytesLeft()), and)
+		return fmt.Sprintf("%s is leaving: %s (%s) to hand over%s", node, number(int(r.GetObjectsLeft()), "object", "objects"), size(r.GetBytesLeft()), streams)
 	default:
-		return node + " is leaving: everything has been handed over" + and
+		return node + " is leaving: everything has been handed over" + streams
 	}
-}
-
-// end ends the line that was changed in place.
-func (p *drainProgress) end() {
-	if p.live && p.width > 0 {
-		fmt.Fprintln(p.out)
-	}
-}
-
-// printJSONLine writes m in one line, with the names of the fields in the .proto
-// files.
-func printJSONLine(out io.Writer, m *ringmodv1.DrainResponse) error {
-	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
-	if err != nil {
-		return err
-	}
-	var raw json.RawMessage = text
-	return json.NewEncoder(out).Encode(raw)
 }

@@ -8,10 +8,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/grpc"
 
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -54,42 +53,18 @@ func scrubCommand() *cobra.Command {
 
 // scrub asks for a scrub and shows what comes of it.
 func (a *asker) scrub(ctx context.Context, out, progress io.Writer, req *ringmodv1.ScrubRequest) error {
-	var way dialer
-	conn, err := a.dialMember(&way)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	silence := time.AfterFunc(a.timeout, func() { cancel(errSilence) })
-	defer silence.Stop()
-	stream, err := ringmodv1.NewAdminServiceClient(conn).Scrub(ctx, req)
-	if err != nil {
-		return a.explain(err, way.failure())
-	}
 	v := &scrubView{json: a.json, out: out, nodes: map[string]*ringmodv1.ScrubResponse{}}
 	if isTerminal(progress) && !a.json {
 		v.progress = progress
 	}
-	for {
-		r, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return v.end()
-		case err != nil && errors.Is(context.Cause(ctx), errSilence):
-			return fmt.Errorf("no sign of life from %s within %v; give more time with --timeout", a.addr, a.timeout)
-		case err != nil:
-			return a.explain(err, way.failure())
-		}
-		silence.Reset(a.timeout)
-		if err := v.show(r); err != nil {
-			return err
-		}
+	err := watch(ctx, a, func(ctx context.Context, client ringmodv1.AdminServiceClient) (grpc.ServerStreamingClient[ringmodv1.ScrubResponse], error) {
+		return client.Scrub(ctx, req)
+	}, v.show)
+	if err != nil {
+		return err
 	}
+	return v.end()
 }
-
-var errSilence = errors.New("no sign of life")
 
 // scrubView shows a scrub to people, or to programs: a line for each message.
 type scrubView struct {
@@ -110,11 +85,7 @@ func (v *scrubView) show(r *ringmodv1.ScrubResponse) error {
 		}
 	}
 	if v.json {
-		line, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(r)
-		if err == nil {
-			_, err = fmt.Fprintf(v.out, "%s\n", line)
-		}
-		return err
+		return printJSONLine(v.out, r)
 	}
 	v.clear()
 	for _, f := range r.GetFindings() {

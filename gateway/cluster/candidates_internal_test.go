@@ -105,6 +105,41 @@ func TestGroupIsTheRanks(t *testing.T) {
 	}
 }
 
+// The coordinator is the one that the nodes choose: the lowest rank that is coming and
+// active, also where those that would hold copies all join; who leaves comes last.
+func TestCoordinatorInTransition(t *testing.T) {
+	t.Parallel()
+	v := viewOf(t, "eu//n1", "eu//n2", "eu//n3", "eu//n4/leaving", "eu//n5/joining", "eu//n6/joining", "eu//n7/joining")
+	a := atlas{"eu", "", all(v)}
+	spare, held := 0, 0
+	for p := range ring.Partition(1000) {
+		want := ""
+		for rank, i := range v.Next().Ranks("eu", p) {
+			if m := v.Member(i); m.State == ring.Active {
+				want = m.ID
+				if rank >= v.Next().ReplicaCount("eu") {
+					spare++
+				}
+				break
+			}
+		}
+		g := a.group(v, "eu", p)
+		if want != "" && g.coordinator().id != want {
+			t.Errorf("partition %d: %s coordinates, want %s of %v", p, g.coordinator().id, want, idsOf(g.ranks))
+		}
+		if g.ranks[0].id == "n4" {
+			held++
+		}
+		alone := group{ranks: []candidate{{id: "n4", turn: leaving}, {id: "n1", turn: rankless + full}}}
+		if got := alone.coordinator().id; got != "n1" {
+			t.Errorf("%s coordinates while it leaves, want n1 though its disk is full", got)
+		}
+	}
+	if spare == 0 || held == 0 {
+		t.Errorf("%d spare ranks coordinate, n4 comes first %d times; the test shows nothing", spare, held)
+	}
+}
+
 // Who joins is not asked before it is active; who leaves is asked after those who
 // take over, but before spare ranks, since only it may hold what it held.
 func TestGroupInTransition(t *testing.T) {

@@ -50,7 +50,7 @@ func (s *service) drainSelf(req *ringmodv1.DrainRequest, stream grpc.ServerStrea
 	for {
 		h, err := s.cfg.Leaver.Handover()
 		if err != nil {
-			return status.Error(codes.Unavailable, err.Error())
+			return status.Error(codes.Aborted, err.Error())
 		}
 		if err := stream.Send(progress(h)); err != nil || h.Gone {
 			return err
