@@ -22,8 +22,7 @@
 //
 //   - while the disk is read-only or fuller than eviction leaves it (85 % of the
 //     limit), which is how a full node always is;
-//   - of what was evicted here lately, unless it was used elsewhere since;
-//   - of what Config.Declines refuses;
+//   - of what Config.Declines refuses, above all what was evicted here lately;
 //   - of what has failed of late, for a time that doubles from 1 minute to 1 day.
 //
 // When all that a comparison has found is settled, the two sums are remembered for a
@@ -81,18 +80,11 @@ type Nodes interface {
 
 // Store is what is compared; *store.Disk is one.
 type Store interface {
-	Room
-
 	Sums(ctx context.Context) ([]store.Sum, error)
 	Keys(ctx context.Context, partition int, after store.Key, most int) ([]store.Key, error)
 	Stat(name string) (store.Entry, error)
 	Backdate(name string, used time.Time) error
-}
-
-// Room tells whether a store wants more.
-type Room interface {
 	HasRoom() bool
-	Evicted(name string) time.Time
 }
 
 // Puller gets objects from other nodes; *copies.Keeper is one.

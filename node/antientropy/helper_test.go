@@ -144,7 +144,7 @@ func (w *world) add(id string) *node {
 	n := &node{Mem: store.NewMem(), w: w, id: id, orphans: &antientropy.Orphans{}, evicted: map[string]time.Time{}, used: map[string]time.Time{}}
 	n.Place = antientropy.Place
 	n.Comparer = antientropy.New(antientropy.Config{
-		Self: id, Region: "a", View: w.currentView, Changed: w.changes, Nodes: w, Store: n, Pulls: n, Orphans: n.orphans,
+		Self: id, Region: "a", View: w.currentView, Changed: w.changes, Nodes: w, Store: n, Pulls: n, Orphans: n.orphans, Declines: n.declines,
 		Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 		OnConflict: func(t target.Target, _ string, _ *ringmodv1.Copy) {
 			n.mu.Lock()
@@ -245,11 +245,12 @@ func (n *node) HasRoom() bool {
 	return n.room == 0 || held < n.room
 }
 
-// Evicted implements antientropy.Store.
-func (n *node) Evicted(name string) time.Time {
+// declines tells of what was evicted while the other node had it.
+func (n *node) declines(t target.Target, theirs *ringmodv1.Copy) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.evicted[name]
+	gone, ok := n.evicted[t.String()]
+	return ok && theirs.GetStoredAge().AsDuration() >= time.Since(gone)
 }
 
 // evict removes an object for want of room.

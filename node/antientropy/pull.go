@@ -81,7 +81,7 @@ func (r *round) pullSome(ctx context.Context, some []*want) {
 // pullOne gets an object, unless it is not what it was said to be or not welcome.
 func (r *round) pullOne(ctx context.Context, w *want, theirs *ringmodv1.Copy) {
 	t, sum, ok := w.read(theirs)
-	if !ok || r.isUnwelcome(w, t, theirs) {
+	if !ok || r.cfg.Declines(t, theirs) {
 		r.came(w.size)
 		r.refuse(w)
 		return
@@ -120,16 +120,6 @@ func (w *want) read(theirs *ringmodv1.Copy) (t target.Target, sum [32]byte, ok b
 		return t, sum, false
 	}
 	return t, sum, true
-}
-
-// isUnwelcome tells of what is not to be here though it is missing. What was evicted
-// is welcome again when it was used after that.
-func (r *round) isUnwelcome(w *want, t target.Target, theirs *ringmodv1.Copy) bool {
-	gone := r.cfg.Store.Evicted(t.String())
-	if !gone.IsZero() && time.Duration(w.days+1)*day > r.now.Sub(gone) {
-		return true
-	}
-	return r.cfg.Declines(t, theirs)
 }
 
 // refuse takes a want off its comparisons.

@@ -139,9 +139,6 @@ func (m *Mem) Backdate(name string, used time.Time) error {
 // HasRoom is as that of Disk: memory has no limit.
 func (m *Mem) HasRoom() bool { return true }
 
-// Evicted is as that of Disk: nothing is evicted.
-func (m *Mem) Evicted(string) time.Time { return time.Time{} }
-
 // Document implements Documents.
 func (m *Mem) Document(name string) (Document, error) {
 	if err := checkName("open", name); err != nil {

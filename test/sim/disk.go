@@ -147,9 +147,6 @@ func (h *handle) Backdate(name string, used time.Time) error {
 	return h.change(func() error { return h.disk.Backdate(name, used) })
 }
 
-// Evicted implements antientropy.Store.
-func (h *handle) Evicted(name string) time.Time { return h.disk.Evicted(name) }
-
 // Walk implements store.Store.
 func (h *handle) Walk(ctx context.Context, prefix string, visit func(store.Entry) bool) error {
 	return h.disk.Walk(ctx, prefix, visit)
