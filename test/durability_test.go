@@ -82,3 +82,43 @@ func TestDurabilityTwoWithOneNode(t *testing.T) {
 		})
 	}
 }
+
+// TestReplicationLag fetches many modules at once: the lag, as metrics have it, stays
+// below 5 s and is 0 when all copies are there; status shows it meanwhile.
+func TestReplicationLag(t *testing.T) {
+	t.Parallel()
+	fake := upstreamtest.New(t)
+	c, gateways := startCluster(t, fake, 3, 1)
+	lag := func() (longest float64) {
+		for _, p := range c.Running() {
+			if p.GRPC != "" {
+				longest = max(longest, p.Metric("ringmod_replication_lag_seconds"))
+			}
+		}
+		return longest
+	}
+	objects := libraryOf(fake, modules(t, fake, "m", 40, 1<<20))
+	readTogether(t, gateways[0], objects)
+	start, most, shown := time.Now(), 0., false
+	eventually(t, "all copies", func() bool {
+		now := lag()
+		most = max(most, now)
+		if now > 0 && !shown {
+			_, text, _ := harness.Run(t, nil, "status", "--addr", c.Member("n1").GRPC)
+			shown = strings.Contains(text, "COPIES LAG")
+		}
+		for name := range objects {
+			if len(c.Holders(name)) < 2 {
+				return false
+			}
+		}
+		return now == 0
+	})
+	t.Logf("all copies %v after the last answer, longest lag %.1f s, status has shown it: %t", time.Since(start), most, shown)
+	if most > 5 {
+		t.Errorf("a lag of %.1f s, want 5 s at most", most)
+	}
+	if most > 0 && !shown {
+		t.Error("status has never shown a lag")
+	}
+}

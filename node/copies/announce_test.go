@@ -108,9 +108,9 @@ func TestOutcomes(t *testing.T) {
 	}{
 		{held, 0, 1, false},
 		{declined, 0, 1, false},
-		{declined, 12345, 6, true}, // it may not know yet that it is to hold it
+		{declined, 12345, 11, true}, // it may not know yet that it is to hold it
 		{conflict, 0, 1, false},
-		{wanted, 0, 6, true}, // after 1, 2, 4, 8, 16 s
+		{wanted, 0, 11, true}, // each second at first, then after 2, 4, 8, 16 s
 		{99, 0, 1, false},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -337,4 +337,33 @@ func TestHintsForWhoIsGone(t *testing.T) {
 			t.Errorf("%d hints, told of %v", r.Hints(), r.others.names())
 		}
 	})
+}
+
+// What a replica has pulled waits no longer than it must: the lag is that of the copy
+// and not of the news.
+func TestLagEndsWithThePull(t *testing.T) {
+	t.Parallel()
+	for _, takes := range []time.Duration{time.Second, 2500 * time.Millisecond, 3500 * time.Millisecond, 4700 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, viewOf(t, "a1", "a2", "b1"), copies.Config{})
+			pulled := time.Now().Add(takes)
+			r.others.set(func() {
+				r.others.answer = func(string) ringmodv1.Outcome {
+					if time.Now().Before(pulled) {
+						return wanted
+					}
+					return held
+				}
+			})
+			r.put(modName(0))
+			time.Sleep(takes)
+			if got := r.Lag(); got != takes {
+				t.Errorf("a lag of %v while the pull of %v runs", got, takes)
+			}
+			time.Sleep(1200 * time.Millisecond)
+			if got := r.Lag(); got != 0 {
+				t.Errorf("a lag of %v, %v after the end of a pull of %v", got, 1200*time.Millisecond, takes)
+			}
+		})
+	}
 }

@@ -13,7 +13,8 @@ const (
 
 	firstPause = time.Second // before a replica is asked whether it has pulled
 	lastPause  = time.Minute
-	maxTells   = 20 // of one object to a member that can be reached, about 15 minutes
+	soonTells  = 5  // with firstPause between them, then with growing ones
+	maxTells   = 20 // of one object to a member that can be reached, about 10 minutes
 )
 
 // Limits of what waits for one member (cluster.md 4.8).
@@ -135,7 +136,7 @@ func (b *backlog) again(name string) (tooOften bool) {
 	if w == nil {
 		return false
 	}
-	pause := min(lastPause, firstPause<<min(w.tells, 10))
+	pause := min(lastPause, firstPause<<min(max(0, w.tells-soonTells), 10))
 	w.tells++
 	w.due = time.Now().Add(pause)
 	if w.tells > maxTells {

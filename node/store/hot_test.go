@@ -169,3 +169,30 @@ func TestHotCopiesAreChecked(t *testing.T) {
 		t.Errorf("%+v, want nothing taken", u)
 	}
 }
+
+// What is purged leaves the hot area too, and stays away.
+func TestHotCopiesArePurged(t *testing.T) {
+	t.Parallel()
+	var b banned
+	d := openBanned(t, t.TempDir(), &b)
+	for _, name := range []string{"a/@v/v1.zip", "a/@v/v2.zip", "b/@v/v1.zip"} {
+		if err := keepHot(d, name, "hello"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := d.PurgeObject(t.Context(), "b/@v/v1.zip"); err != nil {
+		t.Error(err)
+	}
+	b.ban("a/")
+	if _, err := readHot(t, d, "a/@v/v1.zip"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before it is removed: %v", err)
+	}
+	if _, err := d.Purge(t.Context(), "a/", all); err != nil {
+		t.Error(err)
+	}
+	checkHotFiles(t, d, 0)
+	if err := keepHot(d, "a/@v/v1.zip", "hello"); !errors.Is(err, ErrPurged) {
+		t.Errorf("keeping it again: %v, want %v", err, ErrPurged)
+	}
+	checkHotFiles(t, d, 0)
+}
