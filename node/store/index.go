@@ -265,8 +265,10 @@ func (ix *index) gather(batch *indexBatch) {
 func (f *indexFile) apply(batch []*indexWrite) error {
 	last := make(map[string]*indexWrite, len(batch))
 	var counted func()
-	f.shares.mu.Lock()
-	defer f.shares.mu.Unlock()
+	if !f.shares.counted.Load() {
+		f.shares.order.Lock()
+		defer f.shares.order.Unlock()
+	}
 	err := f.bolt.Update(func(tx *bolt.Tx) error {
 		if err := f.searchable(tx, batch); err != nil {
 			return err

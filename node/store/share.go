@@ -8,7 +8,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -75,12 +77,16 @@ func weigh(e Entry, fixed bool) (Key, Sum) {
 // their own that is written with that of the objects. One made by an older ringmod has
 // none; what is missing is put there while counting.
 type shares struct {
-	place Place // nil = objects belong nowhere
+	place   Place       // nil = objects belong nowhere
+	counted atomic.Bool // all are
 
-	mu      sync.Mutex // held over each transaction that writes, and over each page that is counted
-	sums    []Sum
-	next    []byte // names from here on are to be counted
-	counted bool   // all are
+	// order is held over each transaction that writes and over each page that is
+	// counted, until all are.
+	order sync.Mutex
+	next  []byte // names from here on are to be counted
+
+	mu   sync.Mutex // may be taken under order
+	sums []Sum
 }
 
 // move is what a write does to a partition.
@@ -120,10 +126,12 @@ func (s *shares) note(f *indexFile, tx *bolt.Tx, name string, old, value []byte)
 	}
 }
 
-// apply makes moves that are durable count. s.mu is held.
+// apply makes moves that are durable count. s.order is held unless all are counted.
 func (s *shares) apply(moves []move) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, m := range moves {
-		if m.partition < 0 || !s.counted && m.name >= string(s.next) {
+		if m.partition < 0 || !s.counted.Load() && m.name >= string(s.next) {
 			continue
 		}
 		*s.sum(m.partition) = s.sum(m.partition).minus(m.take).plus(m.add)
@@ -194,45 +202,44 @@ func decodeKey(at, value []byte) (Key, error) {
 // Sums returns the sum of each partition from 0 on; those that are missing at the end
 // are empty. The first call counts, which reads the whole index.
 func (d *Disk) Sums(ctx context.Context) ([]Sum, error) {
-	var sums []Sum
-	err := d.counted(ctx, func(s *shares) { sums = append([]Sum(nil), s.sums...) })
-	return sums, err
+	s, err := d.counted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.sums), nil
 }
 
-// counted lets use have the shares when all objects are counted. use must not block.
-func (d *Disk) counted(ctx context.Context, use func(*shares)) error {
-	for {
-		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
-		}
+// counted returns the shares when all objects are counted.
+func (d *Disk) counted(ctx context.Context) (s *shares, err error) {
+	for ctx.Err() == nil {
 		var missing []*indexWrite
-		done := false
 		err := d.index.use(func(f *indexFile) (err error) {
-			f.shares.mu.Lock()
-			defer f.shares.mu.Unlock()
-			if f.shares.counted {
-				done = true
-				use(&f.shares)
+			if s = &f.shares; s.counted.Load() {
 				return nil
 			}
+			s.order.Lock()
+			defer s.order.Unlock()
 			missing, err = f.countPage()
 			return err
 		})
 		if err == nil {
 			err = d.index.submit(missing...)
 		}
-		if err != nil || done {
-			return err
+		if err != nil || s.counted.Load() {
+			return s, err
 		}
 	}
+	return nil, context.Cause(ctx)
 }
 
 // countPage counts some more objects, and returns what puts the keys in place that are
-// missing. f.shares.mu is held.
+// missing. f.shares.order is held.
 func (f *indexFile) countPage() (missing []*indexWrite, err error) {
 	s := &f.shares
-	if s.place == nil {
-		s.counted = true
+	if s.place == nil || s.counted.Load() {
+		s.counted.Store(true)
 		return nil, nil
 	}
 	err = f.bolt.View(func(tx *bolt.Tx) error {
@@ -254,7 +261,7 @@ func (f *indexFile) countPage() (missing []*indexWrite, err error) {
 				missing = append(missing, &indexWrite{bucket: bucketObjects, name: string(name), again: true})
 			}
 		}
-		s.counted, s.next = true, nil
+		s.counted.Store(true)
 		return nil
 	})
 	return missing, err
@@ -268,6 +275,8 @@ func (s *shares) count(name string, value []byte) (at []byte, ok bool) {
 		return nil, false
 	}
 	key, sum := weigh(e, fixed)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	*s.sum(p) = s.sum(p).plus(sum)
 	return keyAt(p, key), true
 }
@@ -275,15 +284,15 @@ func (s *shares) count(name string, value []byte) (at []byte, ok bool) {
 // Keys returns keys of a partition, at most most, in the order of hash and name, from
 // behind after on; no key is before the zero Key.
 func (d *Disk) Keys(ctx context.Context, partition int, after Key, most int) ([]Key, error) {
-	if err := d.counted(ctx, func(*shares) {}); err != nil {
+	if _, err := d.counted(ctx); err != nil {
 		return nil, err
 	}
 	var page []Key
 	from, end := keyAt(partition, after), keyAt(partition+1, Key{})
 	err := d.index.view(func(f *indexFile, tx *bolt.Tx) error {
 		page = nil
-		keys, uses := tx.Bucket([]byte(bucketKeys)), tx.Bucket([]byte(bucketUses))
-		if keys == nil || uses == nil {
+		objects, keys, uses := tx.Bucket([]byte(bucketObjects)), tx.Bucket([]byte(bucketKeys)), tx.Bucket([]byte(bucketUses))
+		if objects == nil || keys == nil || uses == nil {
 			return &brokenError{errTree}
 		}
 		if err := f.tree(keys).check(from, end); err != nil {
@@ -296,8 +305,11 @@ func (d *Disk) Keys(ctx context.Context, partition int, after Key, most int) ([]
 				continue
 			}
 			version := versionOf(k.Name)
-			if err := f.tree(uses).checkPath([]byte(version)); err != nil {
+			if err := errors.Join(f.tree(objects).checkPath([]byte(k.Name)), f.tree(uses).checkPath([]byte(version))); err != nil {
 				return err
+			}
+			if objects.Get([]byte(k.Name)) == nil {
+				continue // an older ringmod has removed the object
 			}
 			k.Used = f.kept(tx, version).and(usedAt(k.Used)).last
 			page = append(page, k)

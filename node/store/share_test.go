@@ -126,6 +126,24 @@ func changeIndex(t *testing.T, path string, change func(*bolt.Tx) error) {
 	}
 }
 
+// An older ringmod that has removed an object has left its key.
+func TestKeyWithoutObject(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	d := openShares(t, dir)
+	mustCommit(t, d, "a/1", "x")
+	mustCommit(t, d, "b/1", "x")
+	want := mustSums(t, d)[1].Objects - 1
+	d.Close()
+	changeIndex(t, filepath.Join(dir, "index.db"), func(tx *bolt.Tx) error {
+		return tx.Bucket([]byte(bucketObjects)).Delete([]byte("a/1"))
+	})
+	d = openShares(t, dir)
+	if keys := mustKeys(t, d, 1); len(keys) != 1 || keys[0].Name != "b/1" || mustSums(t, d)[1].Objects != want {
+		t.Errorf("%+v, %+v", keys, mustSums(t, d))
+	}
+}
+
 // What is written while the first call counts is counted once.
 func TestCountBesideWrites(t *testing.T) {
 	t.Parallel()
