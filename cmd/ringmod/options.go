@@ -122,7 +122,7 @@ func (o *options) bindNode(flags *pflag.FlagSet) {
 }
 
 func (o *options) bindDurability(flags *pflag.FlagSet) {
-	flags.IntVar(&o.durability, "durability", 1, "`nodes` that must have a module before a download of it that fetches it ends: 1, or 2 for an archive")
+	flags.IntVar(&o.durability, "durability", 1, "`nodes` of the region that must have a module before the download that has it fetched ends: 1, or 2 for an archive")
 }
 
 func (o *options) bindSources(flags *pflag.FlagSet) {
@@ -265,7 +265,7 @@ func (o *options) checkPlacement() error {
 		return usagef("--durability must be 1 or 2, not %d", o.durability)
 	}
 	if o.durability > o.replicas {
-		return usagef("--durability %d needs as many --replicas, not %d", o.durability, o.replicas)
+		return usagef("--durability %d needs --replicas %d or more, not %d", o.durability, o.durability, o.replicas)
 	}
 	if err := o.member("this", "127.0.0.1:1").Check(); err != nil {
 		return usagef("--region, --zone, --weight: %w", err)
