@@ -258,7 +258,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
 	)...)
 	a.health = health.NewServer()
-	a.life = life.New(life.Config{Membership: a.own, Conns: a.peers, Copies: compared, Streams: streams.Running, OnReady: a.tellReady, Logger: a.log})
+	a.life = life.New(life.Config{Membership: a.own, Conns: a.peers, Copies: compared, Streams: streams.Running, OnReady: a.tellReady, Metrics: a.reg, Logger: a.log})
 	a.tellReady(false)
 	node.Register(a.grpc, node.ServiceConfig{
 		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller,

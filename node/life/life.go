@@ -36,6 +36,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
 	"github.com/ringmod/ringmod/node/antientropy"
@@ -77,10 +78,11 @@ type Copies interface {
 type Config struct {
 	Membership *member.Membership
 	Conns      Conns
-	Copies     Copies         // nil: there is nothing to move
-	Streams    func() int     // that the node is answering; nil: none
-	OnReady    func(now bool) // called when the node becomes ready, and when it is no more; nil: nobody
-	Logger     *slog.Logger   // nil: silent
+	Copies     Copies                // nil: there is nothing to move
+	Streams    func() int            // that the node is answering; nil: none
+	OnReady    func(now bool)        // called when the node becomes ready, and when it is no more; nil: nobody
+	Metrics    prometheus.Registerer // nil: none
+	Logger     *slog.Logger          // nil: silent
 }
 
 // Life is that of one process of a node.
@@ -124,7 +126,8 @@ var ErrEnded = errors.New("the process of the node ends; the node goes on leavin
 
 var errStarting = errors.New("starting")
 
-// New returns the life of a node that has not begun.
+// New returns the life of a node that has not begun. It panics when the metrics are
+// registered already.
 func New(cfg Config) *Life {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -136,10 +139,34 @@ func New(cfg Config) *Life {
 		cfg.OnReady = func(bool) {}
 	}
 	own := cfg.Membership.Entry()
-	return &Life{
+	l := &Life{
 		cfg: cfg, log: cfg.Logger, self: own.ID, region: own.Region, started: time.Now(), missing: errStarting, patience: streamTimeout,
 		wake: make(chan struct{}, 1), gone: make(chan struct{}), ended: make(chan struct{}),
 	}
+	l.register()
+	return l
+}
+
+// register offers metrics, read at each collection.
+func (l *Life) register() {
+	if l.cfg.Metrics == nil {
+		return
+	}
+	add := func(name, help string, value func() float64) {
+		l.cfg.Metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	add("ringmod_node_ready", "1 when a roll-out may go on with the next node, as /readyz says, else 0.", func() float64 {
+		if l.Ready() != nil {
+			return 0
+		}
+		return 1
+	})
+	add("ringmod_node_moved_ratio", "While the node joins or leaves, the part of the bytes to move that has moved; else 1.", func() float64 {
+		if moved, ok := l.Moved(); ok {
+			return float64(moved) / 1000
+		}
+		return 1
+	})
 }
 
 // Gone returns a channel that is closed when the node has left for good.
