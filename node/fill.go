@@ -21,7 +21,7 @@ import (
 func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
-	defer context.AfterFunc(f.life, done)()
+	defer context.AfterFunc(f.life, done)() //nolint:contextcheck // it ends what ctx bounds as well
 	start := time.Now()
 	o, err := n.runFill(ctx, t, f)
 	o, err = n.endedByPurge(t, o, err)

@@ -21,12 +21,11 @@ func (n *Node) Holding(ctx context.Context, t target.Target) (*ringmodv1.Holding
 	h := &ringmodv1.Holding{Target: t.String(), Filling: n.flights.join(t.String(), false) != nil}
 	n.recall(h)
 	var err error
-	if n.cfg.Purges.Check(t.String()) != nil {
-		return h, nil
-	}
-	if t.Kind.Immutable() {
+	switch {
+	case n.isPurged(t):
+	case t.Kind.Immutable():
 		h.Copy, err = n.copyOf(t)
-	} else {
+	default:
 		h.Copy, err = n.documentCopy(t)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

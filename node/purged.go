@@ -45,6 +45,8 @@ func (n *Node) Drop(purged func(name string) bool) {
 	}
 }
 
+func (n *Node) isPurged(t target.Target) bool { return n.cfg.Purges.Check(t.String()) != nil }
+
 // endedByPurge returns what the target is answered with if it was purged meanwhile, else
 // o and err.
 func (n *Node) endedByPurge(t target.Target, o small, err error) (small, error) {

@@ -31,8 +31,11 @@ func ask(p *harness.Process, name string) (status int, text string, err error) {
 func purgedAt(p *harness.Process, reason string, names ...string) error {
 	for _, name := range names {
 		status, text, err := ask(p, name)
-		if err != nil || status != http.StatusGone || !strings.Contains(text, "purged by an operator of this cache: "+reason) {
-			return fmt.Errorf("%s answers %s with %d, %.80q, %v", p.Name, name, status, text, err)
+		if err != nil {
+			return err
+		}
+		if status != http.StatusGone || !strings.Contains(text, "purged by an operator of this cache: "+reason) {
+			return fmt.Errorf("%s answers %s with %d, %.80q", p.Name, name, status, text)
 		}
 	}
 	return nil
