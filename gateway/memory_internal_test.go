@@ -129,3 +129,23 @@ func TestMemoryConcurrently(t *testing.T) {
 	wg.Wait()
 	checkMemory(t, m)
 }
+
+func TestMemoryDrops(t *testing.T) {
+	t.Parallel()
+	m := newMemory(1 << 20)
+	for i := range 20 {
+		m.put(testEntry(t, i, 100))
+	}
+	gone := map[string]bool{}
+	for _, i := range []int{0, 7, 8, 19} {
+		gone[testEntry(t, i, 0).target.String()] = true
+	}
+	m.drop(func(name string) bool { return gone[name] })
+	checkMemory(t, m)
+	for i := range 20 {
+		name := testEntry(t, i, 0).target.String()
+		if kept := m.get(name) != nil; kept == gone[name] {
+			t.Errorf("%s is kept: %v", name, kept)
+		}
+	}
+}

@@ -98,6 +98,8 @@ func TestFailover(t *testing.T) {
 		{"reader: unknown error", modName, 1, func(r []*fakeNode) { r[1].fails = errors.New("?") }, []string{"r1 cached", "r0 fill"}, 0, true},
 		{"reader: unknown reason", modName, 1, func(r []*fakeNode) { r[1].fails = said(99) }, []string{"r1 cached", "r0 fill"}, 0, true},
 		// What a coordinator says is, once nobody else has a copy.
+		{"reader: purged", modName, 1, func(r []*fakeNode) { r[1].caches, r[0].holds[modName] = said(cache.Purged), data }, []string{"r1 cached"}, cache.Purged, false},
+		{"coordinator: purged", modName, 0, func(r []*fakeNode) { r[0].says, r[1].holds[modName] = said(cache.Purged), data }, []string{"r0 fill"}, cache.Purged, false},
 		{"coordinator: not found", modName, 0, func(r []*fakeNode) { r[0].says = said(cache.NotFound) }, []string{"r0 fill", "r1 cached"}, cache.NotFound, false},
 		{"coordinator: gone", modName, 0, func(r []*fakeNode) { r[0].says = said(cache.Gone) }, []string{"r0 fill", "r1 cached"}, cache.Gone, false},
 		{"coordinator: offline", modName, 0, func(r []*fakeNode) { r[0].says = said(cache.NotCached) }, []string{"r0 fill", "r1 cached"}, cache.NotCached, false},

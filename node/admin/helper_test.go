@@ -44,6 +44,7 @@ type cluster struct {
 	moods   map[string]mood
 	down    []string // as gossip sees it
 	conns   map[string]*grpc.ClientConn
+	purger  admin.Purger
 	holds   map[string]map[string]*ringmodv1.Holding // by id, by target
 }
 
@@ -124,7 +125,8 @@ func (c *cluster) behave(id string) grpc.UnaryServerInterceptor {
 
 func (c *cluster) config(id string) admin.Config {
 	cfg := admin.Config{
-		Self: id, Membership: c, Conns: caller{c, id},
+		Purger: c.purger,
+		Self:   id, Membership: c, Conns: caller{c, id},
 		Reporter: &admin.Local{Version: "v1-" + id, Started: time.Now(), View: c.View, Fills: func() int { return len(id) }},
 	}
 	if _, ok := c.view.Find(id); ok {

@@ -220,3 +220,67 @@ func TestPurgeManyAtOnce(t *testing.T) {
 		t.Errorf("%d entries without files are left", len(left))
 	}
 }
+
+// Hot copies of others are purged as well.
+func TestPurgeHot(t *testing.T) {
+	t.Parallel()
+	const name = "a.b/c/@v/v1.0.0.zip"
+	put := func(d *Disk, when func()) error {
+		p, err := d.Hot().Create(name)
+		if err != nil {
+			return err
+		}
+		if _, err := p.Write([]byte("bytes")); err != nil {
+			t.Fatal(err)
+		}
+		when()
+		_, err = p.Commit(Proof{})
+		return err
+	}
+	open := func(d *Disk) error {
+		o, err := d.Hot().Open(t.Context(), name)
+		if err == nil {
+			o.File.Close()
+		}
+		return err
+	}
+	var b banned
+	d, err := OpenDisk(DiskConfig{Dir: t.TempDir(), Purged: b.purged, Limit: Limit{Bytes: 1 << 30}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { d.Close() })
+	if err := errors.Join(put(d, func() {}), open(d)); err != nil {
+		t.Fatal(err)
+	}
+	b.ban("a.b/")
+	if err := open(d); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open: %v, want fs.ErrNotExist", err)
+	}
+	if err := put(d, func() {}); !errors.Is(err, ErrPurged) {
+		t.Errorf("Create: %v, want ErrPurged", err)
+	}
+	for _, purge := range []func() (Purged, error){
+		func() (Purged, error) { return d.PurgeObject(t.Context(), name) },
+		func() (Purged, error) { return d.Purge(t.Context(), "a.b/", all) },
+	} {
+		b.ban("none")
+		if err := put(d, func() {}); err != nil {
+			t.Fatal(err)
+		}
+		b.ban("a.b/")
+		if _, err := purge(); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := d.Hot().Usage(); n != 0 {
+			t.Errorf("%d hot copies are left", n)
+		}
+	}
+	b.ban("none")
+	if err := put(d, func() { b.ban("a.b/") }); err != nil {
+		t.Fatal(err)
+	}
+	if n, _ := d.Hot().Usage(); n != 0 {
+		t.Error("a copy stays that was purged while it was written")
+	}
+}
