@@ -122,3 +122,33 @@ func TestReplicationLag(t *testing.T) {
 		t.Error("status has never shown a lag")
 	}
 }
+
+// TestDurabilityTwoAtASpareRank fetches while one of three nodes is away: the two others
+// have everything, and the one that comes back gets its copies from either.
+func TestDurabilityTwoAtASpareRank(t *testing.T) {
+	t.Parallel()
+	fake := upstreamtest.New(t)
+	c := harness.NewCluster(t, "--upstream", fake.URL)
+	for _, name := range []string{"n1", "n2", "n3"} {
+		c.StartNode(harness.Spec{Name: name, Flags: []string{"--durability", "2"}})
+	}
+	front := c.StartGateway(harness.Spec{Name: "g1", Env: noSpool})
+	c.WaitConverged()
+	c.Member("n3").Kill()
+	objects := libraryOf(fake, modules(t, fake, "m", 4, 300<<10))
+	readAll(t, front, objects)
+	for name := range objects {
+		if got := c.Holders(name); len(got) != 2 {
+			t.Errorf("%s is at %q when its client has it, want two nodes", name, got)
+		}
+	}
+	c.Restart("n3")
+	for name := range objects {
+		if slices.Contains(c.Replicas("default", name), "n3") {
+			eventually(t, name+" at n3", func() bool { return slices.Contains(c.Holders(name), "n3") })
+		}
+	}
+	if got := len(fake.Requests()); got != len(objects) {
+		t.Errorf("%d upstream requests, want %d", got, len(objects))
+	}
+}

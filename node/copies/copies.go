@@ -55,6 +55,8 @@ type Nodes interface {
 	Get(ctx context.Context, id string, req cache.Request, o wire.Options) (*cache.Object, error)
 	Conn(id string) (grpc.ClientConnInterface, error)
 	Usable(id string) bool
+	// Answers tells whether a node says at once that it is well.
+	Answers(ctx context.Context, id string) bool
 }
 
 // Node is the node whose copies these are; *node.Node is one.

@@ -61,25 +61,37 @@ func viewOf(t testing.TB, ids ...string) *ring.View {
 type others struct {
 	t *testing.T
 
-	mu     sync.Mutex
-	down   bool
-	fails  error
-	view   uint64 // digest of theirs, 0 = that of the caller
-	answer func(name string) ringmodv1.Outcome
-	told   []*ringmodv1.AnnounceRequest
-	held   map[string][]byte // what can be pulled
-	silent bool              // whoever is told of something
-	takes  time.Duration     // until something is there to be pulled
-	panics bool              // whoever pulls
-	asked  int
-	most   int // asked at the same time
-	now    int
+	mu       sync.Mutex
+	down     bool
+	fails    error
+	view     uint64 // digest of theirs, 0 = that of the caller
+	answer   func(name string) ringmodv1.Outcome
+	told     []*ringmodv1.AnnounceRequest
+	last     string            // who was told last
+	held     map[string][]byte // what can be pulled
+	silent   bool              // whoever is told of something
+	downOnly string            // the one that is down
+	takes    time.Duration     // until something is there to be pulled
+	panics   bool              // whoever pulls
+	asked    int
+	most     int // asked at the same time
+	now      int
 }
 
-func (o *others) Usable(string) bool {
+func (o *others) Usable(id string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.down
+	return !o.down && id != o.downOnly
+}
+
+func (o *others) Answers(context.Context, string) bool {
+	o.mu.Lock()
+	silent := o.silent
+	o.mu.Unlock()
+	if silent {
+		time.Sleep(1500 * time.Millisecond)
+	}
+	return !silent
 }
 
 func (o *others) Conn(id string) (grpc.ClientConnInterface, error) {
@@ -149,7 +161,7 @@ func (c *conn) Invoke(ctx context.Context, method string, args, reply any, _ ...
 	if o.fails != nil {
 		return o.fails
 	}
-	o.told = append(o.told, req)
+	o.told, o.last = append(o.told, req), c.id
 	resp := &ringmodv1.AnnounceResponse{ViewDigest: req.GetViewDigest(), ViewSeq: req.GetViewSeq()}
 	if o.view != 0 {
 		resp.ViewDigest = o.view

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -11,8 +12,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ringmod/ringmod/internal/target"
-	"github.com/ringmod/ringmod/internal/wire"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
+	"github.com/ringmod/ringmod/ring"
 )
 
 // How long Secure waits for one replica.
@@ -22,16 +23,19 @@ const (
 	unanswered  = 10 * time.Second // for which a member is left out that has not answered
 )
 
-// ErrAlone says that no other replica of an object can be reached.
-var ErrAlone = errors.New("no other replica can be reached")
+// ErrAlone says that there is nobody to ask for a second copy.
+var ErrAlone = errors.New("no other node can be reached")
 
-// errNotTaken says that a replica that answers does not hold the object.
-var errNotTaken = errors.New("the replica has not taken it")
+var (
+	errNotTaken = errors.New("the node has not taken it")
+	errMute     = errors.New("the node does not answer")
+)
 
-// Secure returns nil when another replica of t, which is stored here, holds it durably.
-// It gives all of them 5 s, and what the bytes take at 20 MiB/s; a replica that has not
-// answered is left out for 10 s. ErrAlone: there is none that can be asked. What is not
-// secured waits, as everything that is stored here, until all have it.
+// Secure returns nil when another node has t durably, which is stored here: another
+// replica, or where none takes it a spare rank, which hands it over in time. It gives
+// all of them 5 s, and what the bytes take at 20 MiB/s; who has not answered is left out
+// for 10 s. ErrAlone: there is nobody. What is not secured waits, as everything that is
+// stored here, until all replicas have it.
 func (k *Keeper) Secure(ctx context.Context, t target.Target) error {
 	err := k.secure(ctx, t)
 	k.metrics.secured(err)
@@ -41,7 +45,7 @@ func (k *Keeper) Secure(ctx context.Context, t target.Target) error {
 func (k *Keeper) secure(ctx context.Context, t target.Target) error {
 	ids := k.present(t)
 	if len(ids) == 0 {
-		return ErrAlone
+		return ErrAlone // before anything is read
 	}
 	h, err := k.node.Holding(ctx, t)
 	if err != nil {
@@ -52,9 +56,20 @@ func (k *Keeper) secure(ctx context.Context, t target.Target) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, secureLimit+time.Duration(float64(h.GetCopy().GetSize())/secureRate*float64(time.Second)))
 	defer cancel()
+	for tried := ids; len(ids) > 0; tried = append(tried, ids...) {
+		if err = k.secureAtAny(ctx, ids, h.GetCopy()); err == nil || ctx.Err() != nil {
+			break
+		}
+		ids = k.present(t, tried...)
+	}
+	return err
+}
+
+// secureAtAny returns nil when one of those nodes has a copy.
+func (k *Keeper) secureAtAny(ctx context.Context, ids []string, c *ringmodv1.Copy) error {
 	answers := make(chan error, len(ids))
 	for _, id := range ids {
-		go func() { answers <- k.secureAt(ctx, id, h.GetCopy()) }()
+		go func() { answers <- k.secureAt(ctx, id, c) }()
 	}
 	var all []error
 	for range ids {
@@ -67,11 +82,21 @@ func (k *Keeper) secure(ctx context.Context, t target.Target) error {
 	return errors.Join(all...)
 }
 
-// present returns the other replicas of t that can be asked.
-func (k *Keeper) present(t target.Target) []string {
+// present returns the other replicas of t that can be asked, else a spare rank, but for
+// those that were.
+func (k *Keeper) present(t target.Target, but ...string) []string {
+	view := k.cfg.View()
+	if view == nil {
+		return nil
+	}
 	var ids []string
-	for _, id := range k.replicas(t) {
-		if id != k.cfg.Self && k.reachable(id) && !k.mute.has(id) {
+	replicas := view.Next().ReplicaCount(k.cfg.Region)
+	for rank, i := range view.Next().Ranks(k.cfg.Region, ring.OfTarget(t)) {
+		id := view.Member(i).ID
+		if rank >= replicas && len(ids) > 0 {
+			break
+		}
+		if id != k.cfg.Self && !slices.Contains(but, id) && k.reachable(id) && !k.mute.has(id) {
 			ids = append(ids, id)
 		}
 	}
@@ -85,21 +110,17 @@ func (k *Keeper) secureAt(ctx context.Context, id string, c *ringmodv1.Copy) (er
 	if err != nil {
 		return err
 	}
-	req := &ringmodv1.AnnounceRequest{Holder: k.cfg.Self, Copies: []*ringmodv1.Copy{c}}
-	req.ViewDigest, req.ViewSeq = k.stamp()
-	client := ringmodv1.NewPeerServiceClient(conn)
-	// Who is there says so at once; who is not must not cost what the bytes may.
-	first, cancel := context.WithTimeout(ctx, wire.Silence)
-	resp, err := client.Announce(first, req)
-	cancel()
-	if err == nil && wanted(resp) {
-		req.Wait = true
-		resp, err = client.Announce(ctx, req)
-	}
-	if code := status.Code(err); ctx.Err() == nil && (code == codes.Unavailable || code == codes.DeadlineExceeded) {
+	if !k.cfg.Nodes.Answers(ctx, id) { // who is not there must not cost what the bytes may
 		k.mute.add(id)
+		return errMute
 	}
+	req := &ringmodv1.AnnounceRequest{Holder: k.cfg.Self, Copies: []*ringmodv1.Copy{c}, Wait: true}
+	req.ViewDigest, req.ViewSeq = k.stamp()
+	resp, err := ringmodv1.NewPeerServiceClient(conn).Announce(ctx, req)
 	switch {
+	case status.Code(err) == codes.Unavailable && ctx.Err() == nil:
+		k.mute.add(id)
+		return errMute
 	case err != nil:
 		return err
 	case len(resp.GetOutcomes()) != 1 || resp.GetOutcomes()[0] != ringmodv1.Outcome_OUTCOME_HELD:
@@ -107,10 +128,6 @@ func (k *Keeper) secureAt(ctx context.Context, id string, c *ringmodv1.Copy) (er
 	default:
 		return nil
 	}
-}
-
-func wanted(resp *ringmodv1.AnnounceResponse) bool {
-	return len(resp.GetOutcomes()) == 1 && resp.GetOutcomes()[0] == ringmodv1.Outcome_OUTCOME_WANTED
 }
 
 // mute are members that have not answered lately. The zero mute has none.

@@ -2,6 +2,7 @@ package copies_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ func TestSecure(t *testing.T) {
 		within time.Duration
 	}{
 		{"it has it", func(*others) {}, true, false, 0},
-		{"it gets it", func(o *others) {
+		{"it gets it when it is waited for", func(o *others) {
 			o.answer = func(string) ringmodv1.Outcome {
 				if o.told[len(o.told)-1].GetWait() {
 					return held
@@ -37,7 +38,7 @@ func TestSecure(t *testing.T) {
 		{"it has other bytes", func(o *others) { o.answer = func(string) ringmodv1.Outcome { return conflict } }, false, false, 0},
 		{"it is down", func(o *others) { o.down = true }, false, true, 0},
 		{"it fails", func(o *others) { o.fails = status.Error(codes.Unavailable, "gone") }, false, false, 0},
-		{"it is silent", func(o *others) { o.silent = true }, false, false, 3 * time.Second},
+		{"it is silent", func(o *others) { o.silent = true }, false, false, 1500 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -120,6 +121,64 @@ func TestUrgentPullsGoFirst(t *testing.T) {
 		time.Sleep(time.Hour)
 		if asked := r.asked(); asked != 101 {
 			t.Errorf("%d pulls, want each object once: 101", asked)
+		}
+	})
+}
+
+// Where no replica takes a copy, a spare rank does.
+func TestSecureAtASpareRank(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		set  func(o *others, replica string)
+	}{
+		{"the replica is down", func(o *others, replica string) { o.downOnly = replica }},
+		{"it does not want it", func(o *others, replica string) {
+			o.answer = func(string) ringmodv1.Outcome {
+				if o.last == replica {
+					return declined
+				}
+				return held
+			}
+		}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			view := viewOf(t, "a1", "a2", "a3")
+			name := modName(0)
+			for i := 0; !slices.Contains(replicas(t, view, name), "a1"); i++ {
+				name = modName(i)
+			}
+			r := newRig(t, view, copies.Config{})
+			for _, id := range replicas(t, view, name) {
+				if id != "a1" {
+					test.set(r.others, id)
+				}
+			}
+			r.put(name)
+			if err := r.Secure(t.Context(), parse(t, name)); err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		})
+	}
+}
+
+// A spare rank takes what a holder waits for, and nothing else that is not its own.
+func TestSpareRankTakesWhatIsNeeded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		view := viewOf(t, "a1", "a2", "a3", "b1")
+		name := modName(0)
+		for i := 0; slices.Contains(replicas(t, view, name), "a1"); i++ {
+			name = modName(i)
+		}
+		r := newRig(t, view, copies.Config{})
+		r.others.held[name] = []byte("data")
+		for _, wait := range []bool{false, true} {
+			req := &ringmodv1.AnnounceRequest{Holder: "a2", Wait: wait, Copies: []*ringmodv1.Copy{copyOf(name, "data")}}
+			want := map[bool]ringmodv1.Outcome{false: declined, true: held}[wait]
+			if resp, err := r.announce(t.Context(), req); err != nil || resp.GetOutcomes()[0] != want {
+				t.Errorf("waiting %t: %v, %v, want %v", wait, resp, err, want)
+			}
 		}
 	})
 }

@@ -58,7 +58,7 @@ func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, req *ringmodv1
 	holder := req.GetHolder()
 	t, err := target.Parse(c.GetTarget())
 	if err != nil || !travels(t.Kind) || len(c.GetSha256()) != sha256.Size || c.GetSize() > uint64(upstream.Limit(t.Kind)) ||
-		!k.isReplica(t, k.cfg.Self) || !k.isHolder(holder) {
+		!k.mayHold(t, req.GetWait()) || !k.isHolder(holder) {
 		return ringmodv1.Outcome_OUTCOME_DECLINED
 	}
 	digest := [32]byte(c.GetSha256())
@@ -124,6 +124,20 @@ func (k *Keeper) await(ctx context.Context, req *ringmodv1.AnnounceRequest, outc
 		}
 	}
 	return nil
+}
+
+// mayHold tells whether this node takes t: as a replica, or as a spare rank from a holder
+// who finds no other place for a second copy.
+func (k *Keeper) mayHold(t target.Target, needed bool) bool {
+	if k.isReplica(t, k.cfg.Self) {
+		return true
+	}
+	view := k.cfg.View()
+	if view == nil || !needed {
+		return false
+	}
+	i, in := view.Find(k.cfg.Self)
+	return in && slices.Contains(view.Next().Ranks(k.cfg.Region, ring.OfTarget(t)), i)
 }
 
 // isReplica tells whether a member of this region should hold t, now or soon.
