@@ -155,7 +155,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	a.scrubber(disk, others, copied)
 	a.drops = append(a.drops, a.node.Drop)
 	node.RegisterDisk(a.reg, disk.Usage)
-	a.tasks = append(a.tasks, a.watchDisk(disk))
+	a.tasks = append(a.tasks, a.watchDisk(disk, compared.Wake))
 	a.services(disk, copied, compared, purger)
 	return nil
 }

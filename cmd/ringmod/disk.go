@@ -21,13 +21,17 @@ type disk interface {
 }
 
 // watchDisk lets the other members know what the disk can do, and ends the process when it
-// has been dead for too long.
-func (a *assembly) watchDisk(d disk) task {
+// has been dead for too long. When the disk takes things, there may be some to catch up
+// with.
+func (a *assembly) watchDisk(d disk, catchUp func()) task {
 	a.disk = d
 	return func(ctx context.Context) error {
 		err := watchDisk(ctx, d, func(readOnly, dead bool) {
 			if err := a.own.SetReadOnly(ctx, readOnly); err != nil {
 				a.log.ErrorContext(ctx, "members not told of the disk", "err", err)
+			}
+			if !readOnly {
+				catchUp()
 			}
 			is := healthpb.HealthCheckResponse_SERVING
 			if dead {

@@ -66,7 +66,7 @@ import (
 // Times of rounds.
 const (
 	DefaultPeriod = 5 * time.Minute  // cluster.md 4.9
-	settle        = time.Second      // after the placement has changed
+	settle        = time.Second      // after the placement has changed, or somebody has asked
 	firstRetry    = 5 * time.Second  // after a round that has left something, doubling up to the period
 	handPause     = time.Second      // between rounds of a node that is Leaving
 	patience      = 15 * time.Second // after the start, for partners that are not known to be up
@@ -259,24 +259,29 @@ func (c *Comparer) Run(ctx context.Context) error {
 	return nil
 }
 
-// rest waits for the time of the next round: at most for pause, until somebody wakes
-// us, or until a little after the placement is another one.
+// rest waits for the time of the next round: at most for pause, until a little after
+// somebody wakes us or the placement is another one. Nobody can make rounds follow each
+// other without a rest.
 func (c *Comparer) rest(ctx context.Context, view *ring.View, pause time.Duration) {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	for {
-		changed := c.cfg.Changed()
-		if differ(view, c.cfg.View()) {
+	for soon := false; ; {
+		changed, wake := c.cfg.Changed(), c.wake
+		if !soon && differ(view, c.cfg.View()) {
+			soon = true
 			timer.Reset(settle)
-			changed = nil
+		}
+		if soon {
+			changed, wake = nil, nil
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
 			return
-		case <-c.wake:
-			return
+		case <-wake:
+			soon = true
+			timer.Reset(settle)
 		case <-changed:
 		}
 	}

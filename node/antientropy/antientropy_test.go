@@ -157,7 +157,8 @@ func TestFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a1", "a2")
-		a, b := w.nodes["a1"], w.nodes["a2"]
+		w.period = 30 * time.Minute
+		a, b := w.add("a1"), w.add("a2")
 		for i := range 100 {
 			a.put(modName(i), "data")
 			b.put(modName(i), "data")
@@ -209,7 +210,7 @@ func TestAway(t *testing.T) {
 		}
 		w.set(func() { w.down["a1"] = false })
 		w.nodes["a2"].Wake()
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		if !w.nodes["a2"].holds(modName(1)) {
 			t.Error("not pulled")
 		}

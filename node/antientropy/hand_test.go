@@ -79,7 +79,8 @@ func TestOrphans(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, "a1", "a2", "a3")
-		n := w.nodes["a1"]
+		w.period = 30 * time.Minute
+		n := w.add("a1")
 		var foreign, ours string
 		for i := 0; foreign == "" || ours == ""; i++ {
 			if slices.Contains(replicasOf(t, w, modName(i)), "a1") {
@@ -98,7 +99,7 @@ func TestOrphans(t *testing.T) {
 			t.Error("an orphan though nobody else has it")
 		}
 		w.set(func() { w.down["a2"], w.down["a3"] = false, false })
-		time.Sleep(10 * time.Minute)
+		time.Sleep(time.Hour)
 		if class(foreign) != store.Orphaned || class(ours) != store.Private || class("nothing") != store.Private {
 			t.Errorf("foreign: %v, ours: %v", class(foreign), class(ours))
 		}

@@ -36,7 +36,8 @@ func partition(t testing.TB, name string) ring.Partition {
 
 // world is a region of nodes that are nothing but stores and Comparers.
 type world struct {
-	t *testing.T
+	t      *testing.T
+	period time.Duration // of the nodes that are added from now on; 0 = the usual
 
 	mu       sync.Mutex
 	states   map[string]ring.State
@@ -144,7 +145,7 @@ func (w *world) add(id string) *node {
 	n := &node{Mem: store.NewMem(), w: w, id: id, orphans: &antientropy.Orphans{}, evicted: map[string]time.Time{}, used: map[string]time.Time{}}
 	n.Place = antientropy.Place
 	n.Comparer = antientropy.New(antientropy.Config{
-		Self: id, Region: "a", View: w.currentView, Changed: w.changes, Nodes: w, Store: n, Pulls: n, Orphans: n.orphans, Declines: n.declines,
+		Self: id, Region: "a", Period: w.period, View: w.currentView, Changed: w.changes, Nodes: w, Store: n, Pulls: n, Orphans: n.orphans, Declines: n.declines,
 		Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 		OnConflict: func(t target.Target, _ string, _ *ringmodv1.Copy) {
 			n.mu.Lock()

@@ -81,7 +81,7 @@ func TestUnannounced(t *testing.T) {
 		if _, err := w.nodes["a2"].Digests(t.Context(), &ringmodv1.DigestsRequest{Unannounced: true}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		if !w.nodes["a2"].holds(modName(1)) {
 			t.Error("not pulled")
 		}
@@ -174,7 +174,7 @@ func (l liar) pages(req *ringmodv1.KeysRequest) (pages []*ringmodv1.KeysResponse
 // not keep others from bringing.
 func TestLiar(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		synctest.Test(t, func(t *testing.T) { lie(t, seed) })
 	}
 }
