@@ -248,7 +248,7 @@ func unwell(r *ringmodv1.StatusResponse) []string {
 		}, "lacks copies that others hold and is getting them", "lack copies that others hold and are getting them"},
 		{differs, "has another view of the members", "have another view of the members"},
 		{func(_ *ringmodv1.StatusResponse, m *ringmodv1.MemberStatus) bool {
-			return isIn(m) && m.GetMember().GetReadOnly()
+			return isIn(m) && (m.GetMember().GetReadOnly() || m.GetReport().GetDiskReadOnly())
 		}, "stores nothing new, its disk being full or failing", "store nothing new, their disks being full or failing"},
 	} {
 		var ids []string

@@ -45,6 +45,7 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 		u := l.Usage()
 		r.DiskLimit, r.DiskUsed, r.DiskFree = uint64(u.Limit), uint64(u.Taken), uint64(u.Free)
 		r.Objects, r.Quarantined, r.DiskTrouble = uint64(u.Objects), uint64(u.Quarantined), wire.Line(u.Trouble)
+		r.DiskReadOnly = u.ReadOnly
 	}
 	if l.Fills != nil {
 		r.Fills = uint32(l.Fills())

@@ -110,11 +110,11 @@ func (d *Disk) Trouble() string {
 	_, cause, dead := d.health.look()
 	switch {
 	case dead != nil:
-		return fmt.Sprintf("the disk of %s cannot be read (%v): look at the system's log; the others do without this node", d.dir, dead)
+		return fmt.Sprintf("the disk of %s cannot be read (%v): look at the system's log; the others do without this node", d.dir, inShort(dead))
 	case isFull(cause):
-		return fmt.Sprintf("the disk of %s is full (%v): free space there; until then nothing is stored", d.dir, cause)
+		return fmt.Sprintf("the disk of %s is full (%v): free space there; until then nothing is stored", d.dir, inShort(cause))
 	case cause != nil:
-		return fmt.Sprintf("the disk of %s fails (%v): look at the system's log; until it recovers nothing is stored", d.dir, cause)
+		return fmt.Sprintf("the disk of %s fails (%v): look at the system's log; until it recovers nothing is stored", d.dir, inShort(cause))
 	}
 	s, left, crowded := d.budget.crowded()
 	if !crowded {
@@ -122,6 +122,14 @@ func (d *Disk) Trouble() string {
 	}
 	return fmt.Sprintf("others have taken %.0f %% of the file system of %s and leave the cache %d MiB: free space there, choose another --data-dir or give --disk-limit in bytes",
 		100*float64(s.total()-left)/float64(s.total()), d.dir, left>>20)
+}
+
+// inShort leaves out of an error which file it was about.
+func inShort(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return err
 }
 
 // isTrouble reports whether err is the disk's and not that of one object.

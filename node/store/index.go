@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -56,6 +57,7 @@ type indexFile struct {
 	file   *os.File // bolt's own
 	tally  tally    // of bucketObjects
 	shares shares
+	size   atomic.Int64 // bytes that the file takes
 }
 
 type indexWrite struct {
@@ -290,6 +292,7 @@ func (f *indexFile) apply(batch []*indexWrite) error {
 		return err
 	}
 	counted()
+	f.measure()
 	return f.bolt.View(func(tx *bolt.Tx) error {
 		if err := f.searchable(tx, batch); err != nil {
 			return err
@@ -388,6 +391,7 @@ func openIndexFile(path string, place Place) (*indexFile, error) {
 		return f.prepare()
 	})
 	if err == nil {
+		f.measure()
 		return f, nil
 	}
 	if f.bolt != nil {
@@ -396,6 +400,13 @@ func openIndexFile(path string, place Place) (*indexFile, error) {
 		f.file.Close() // also after a panic, so that the lock is gone
 	}
 	return nil, indexError(err)
+}
+
+// measure notes the size, so that who asks for it need not wait for a disk that hangs.
+func (f *indexFile) measure() {
+	if info, err := f.file.Stat(); err == nil {
+		f.size.Store(allocated(info))
+	}
 }
 
 // prepare makes what is missing, and checks that walks over the buckets end.

@@ -59,9 +59,7 @@ func (d *Disk) held() int64 {
 	held := d.quarantine.bytes.Load() + d.unindexed.Load() + hot
 	if f, err := d.index.current(); err == nil {
 		held += f.tally.bytes.Load() + overhead*f.tally.objects.Load()
-		if info, err := f.file.Stat(); err == nil {
-			held += allocated(info)
-		}
+		held += f.size.Load()
 	}
 	return held
 }

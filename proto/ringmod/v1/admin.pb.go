@@ -320,7 +320,10 @@ type MemberReport struct {
 	BytesLacking uint64 `protobuf:"varint,16,opt,name=bytes_lacking,json=bytesLacking,proto3" json:"bytes_lacking,omitempty"`
 	// What is wrong with its disk and what to do about it, in words for an
 	// operator, at most 512 bytes. Empty: nothing is.
-	DiskTrouble   string `protobuf:"bytes,17,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`
+	DiskTrouble string `protobuf:"bytes,17,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`
+	// Its disk takes nothing new, or cannot even be read. The entry in the table
+	// says so, too, a little later.
+	DiskReadOnly  bool `protobuf:"varint,18,opt,name=disk_read_only,json=diskReadOnly,proto3" json:"disk_read_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +475,13 @@ func (x *MemberReport) GetDiskTrouble() string {
 		return x.DiskTrouble
 	}
 	return ""
+}
+
+func (x *MemberReport) GetDiskReadOnly() bool {
+	if x != nil {
+		return x.DiskReadOnly
+	}
+	return false
 }
 
 // RegionStatus sums up a region.
@@ -1920,7 +1930,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xee\x04\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\x94\x05\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +
@@ -1941,7 +1951,8 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\bview_seq\x18\x0e \x01(\x04R\aviewSeq\x12-\n" +
 	"\x12partitions_lacking\x18\x0f \x01(\rR\x11partitionsLacking\x12#\n" +
 	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLacking\x12!\n" +
-	"\fdisk_trouble\x18\x11 \x01(\tR\vdiskTroubleB\x12\n" +
+	"\fdisk_trouble\x18\x11 \x01(\tR\vdiskTrouble\x12$\n" +
+	"\x0edisk_read_only\x18\x12 \x01(\bR\fdiskReadOnlyB\x12\n" +
 	"\x10_moved_per_mille\"\xca\x01\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
