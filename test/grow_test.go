@@ -142,3 +142,51 @@ func lose(t *testing.T, c *harness.Cluster, name string, objects library) {
 		return nil
 	})
 }
+
+// TestManyMovesAtOnce lets two nodes join while another leaves, and kills one of each
+// kind in the middle of it. They go on when they are started again, and no client
+// notices.
+func TestManyMovesAtOnce(t *testing.T) {
+	t.Parallel()
+	versions := 300
+	if testing.Short() {
+		versions = 30
+	}
+	fake := upstreamtest.New(t)
+	c, gateways := startCluster(t, fake, 4, 2)
+	objects := libraryOf(fake, modules(t, fake, "m", versions, 100<<10))
+	readTogether(t, gateways[0], objects)
+	waitForCopies(t, c, objects)
+	fake.Fault("", upstreamtest.Fault{Status: 503})
+	fake.Reset()
+	l := startLoad(t, 5, objects.any(), gateways...)
+	defer l.finish(t)
+
+	c.StartNode(harness.Spec{Name: "n5"})
+	c.StartNode(harness.Spec{Name: "n6"})
+	leaving := func(p *harness.Process) bool { return p.Metric(`ringmod_members{role="node",state="leaving"}`) == 1 }
+	first := make(chan string)
+	go func() {
+		_, out, errOut := harness.Run(t, nil, "drain", "n1", "--addr", c.Member("n2").GRPC)
+		first <- out + errOut
+	}()
+	c.Member("n5").Kill()
+	eventually(t, "n1 to leave", func() bool { return leaving(c.Member("n2")) })
+	c.Member("n1").Kill()
+	if out := <-first; strings.Contains(out, "has left") {
+		t.Errorf("the command says that a node has left that was killed while it did:\n%s", out)
+	}
+	c.Restart("n5")
+	c.Restart("n1")
+	eventually(t, "n1 to be up and leaving", func() bool { return leaving(c.Member("n1")) && leaving(c.Member("n2")) })
+	drain(t, c, "n1", objects)
+	for _, name := range []string{"n5", "n6"} {
+		c.Member(name).WaitReady(settled)
+	}
+	waitForCopies(t, c, objects)
+	c.WaitConverged()
+	l.more(t, 300)
+	if got := fake.Requests(); len(got) > 0 {
+		t.Errorf("upstream requests %q, want none", got[:min(len(got), 10)])
+	}
+}
