@@ -2,7 +2,7 @@ package test
 
 import (
 	"fmt"
-	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -47,8 +47,19 @@ func upgrade(t *testing.T, nodes int) {
 	if got := fake.Requests(); len(got) > 0 {
 		t.Errorf("upstream requests %q, want none", got)
 	}
-	if after := holders(c, objects); !reflect.DeepEqual(after, before) {
-		t.Errorf("objects are on %v, want them where they were, on %v", after, before)
+	// A gateway that hears late of who is back may have another node answer, which keeps
+	// what it gets from the others.
+	more := 0
+	for name, after := range holders(c, objects) {
+		for _, node := range before[name] {
+			if !slices.Contains(after, node) {
+				t.Errorf("%s is on %v, want it where it was, on %v", name, after, before[name])
+			}
+		}
+		more += len(after) - len(before[name])
+	}
+	if more > len(objects)/10 {
+		t.Errorf("%d copies more than before, want as good as none", more)
 	}
 }
 

@@ -22,10 +22,11 @@
 // # Ready
 //
 // A node is ready for the roll-out to go on with the next one when it is Active, two
-// other nodes have it so in their views (all of them where there are fewer), and 99 %
-// of its partitions lack nothing that was used within 7 days and that another node has.
-// After 15 min it is ready all the same, and the log says what was missing. Once ready it
-// stays ready until it leaves: what happens to others is no reason to take this one out.
+// other nodes have had it so in their views for 2 s (all of them where there are fewer;
+// gateways have heard of it by then), and 99 % of its partitions lack nothing that was
+// used within 7 days and that another node has. After 15 min it is ready all the same, and
+// the log says what was missing. Once ready it stays ready until it leaves: what happens
+// to others is no reason to take this one out.
 package life
 
 import (
@@ -98,6 +99,7 @@ type Life struct {
 
 	digest uint64    // of the view when a comparison was asked for last; of Run alone
 	asked  time.Time // when that was; of Run alone
+	known  time.Time // since when other nodes have this one as active; zero: they have not; of Run alone
 
 	moving sync.Mutex // held to change the state
 

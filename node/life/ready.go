@@ -20,6 +20,10 @@ const (
 	witnesses = 2           // other nodes that must have this one as active
 	maxAsked  = 8           // of which that many are asked
 	askLimit  = time.Second // all at once
+
+	// spread is how long gossip takes to tell the rest, gateways above all: they have no
+	// services and cannot be asked.
+	spread = 2 * time.Second
 )
 
 // Ready tells why a roll-out should not go on with the next node yet, nil if it may.
@@ -70,8 +74,15 @@ func (l *Life) check(ctx context.Context) error {
 	if !l.current() {
 		return errors.New("the view is being built")
 	}
-	if seen, wanted := l.seen(ctx); seen < wanted {
+	switch seen, wanted := l.seen(ctx); {
+	case seen < wanted:
+		l.known = time.Time{}
 		return fmt.Errorf("%d of the other nodes have this one in their views as active, want %d", seen, wanted)
+	case wanted > 0 && l.known.IsZero():
+		l.known = time.Now()
+	}
+	if !l.known.IsZero() && time.Since(l.known) < spread {
+		return errors.New("others are still hearing of this node")
 	}
 	if l.cfg.Copies == nil {
 		return nil
