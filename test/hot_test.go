@@ -63,7 +63,7 @@ func TestHotModule(t *testing.T) { //nolint:paralleltest // wants a share of the
 	spread(".mod", 16, func(random *rand.Rand, name string, want [32]byte) error {
 		return askFront(t.Context(), pick(random, fronts), name, want)
 	})
-	spread(".zip", 6, func(random *rand.Rand, name string, want [32]byte) error {
+	spread(".zip", 12, func(random *rand.Rand, name string, want [32]byte) error {
 		return fetchWhole(pick(random, gateways), name, want)
 	})
 	if got := fake.Requests(); len(got) > 0 {

@@ -51,6 +51,7 @@ type assembly struct {
 	creds   *identity.Credentials
 	sync    *member.Syncer
 	peers   *peers.Set
+	keys    *hot.Keys // of the node
 	outside *upstream.Client
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
@@ -166,6 +167,7 @@ func (a *assembly) watchHot() *hot.Keys {
 		Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Metrics: a.reg, Logger: a.log,
 	})
 	k.Use(a.node)
+	a.keys = k
 	a.tasks = append(a.tasks, k.Run)
 	return k
 }
@@ -299,7 +301,7 @@ func (a *assembly) stamp() (digest, seq uint64) {
 // openGateway builds the HTTP side.
 func (a *assembly) openGateway() error {
 	nodes := cluster.New(cluster.Config{
-		Cluster: a.cluster, Region: a.options.region, Zone: a.zone, Peers: reachable{a.peers, a.id, a.node}, Conns: a.peers, View: a.members,
+		Cluster: a.cluster, Region: a.options.region, Zone: a.zone, Peers: reachable{a.peers, a.id, a.node, a.keys}, Conns: a.peers, View: a.members,
 		Upstream: a.withoutNodes(), Private: a.private, Pool: a.pool, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, nodes.Run)

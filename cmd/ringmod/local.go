@@ -9,6 +9,7 @@ import (
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/hot"
 	"github.com/ringmod/ringmod/ring"
 )
 
@@ -42,6 +43,7 @@ type reachable struct {
 
 	self string
 	node *node.Node // nil: a gateway
+	keys *hot.Keys  // of node
 }
 
 // Get asks a node; the one in this process hands over its file.
@@ -50,7 +52,11 @@ func (r reachable) Get(ctx context.Context, id string, req cache.Request, o wire
 		return r.Set.Get(ctx, id, req, o)
 	}
 	if o.Resume == nil {
-		return r.node.Get(ctx, req)
+		obj, err := r.node.Get(ctx, req)
+		if o.Fanout > 0 && cache.ReasonOf(err) == cache.NotCached {
+			r.keys.Lacks(req.Target, o.Fanout)
+		}
+		return obj, err
 	}
 	return r.resume(ctx, req, o.Resume)
 }
