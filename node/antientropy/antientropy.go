@@ -42,9 +42,10 @@
 //
 // # What a peer can do
 //
-// Make this node ask in vain, at most for 2 minutes each round, and hold 16 MiB. What it says is believed
-// only as to where to look: names are parsed and must lie in the partition and have
-// the hash that was asked for, and bytes are verified by who stores them.
+// Make this node ask in vain, for 5 minutes a round, and hold some 20 MiB. Once it fails
+// to hand out what it has listed, the rest of it waits for the next round. What it says
+// is believed only as to where to look: names are parsed and must lie in the partition
+// and have the hash that was asked for, and bytes are verified by who stores them.
 package antientropy
 
 import (

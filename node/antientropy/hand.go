@@ -140,7 +140,7 @@ func (e *estate) hand(ctx context.Context, p ring.Partition) {
 func (e *estate) answering(p ring.Partition) []string {
 	var ids []string
 	for _, id := range members(e.plan.heirs) {
-		if _, answers := e.heirs[id]; answers {
+		if _, answers := e.heirs[id]; answers && !e.isBarred(id) {
 			if _, has := slices.BinarySearch(e.plan.heirs[id], p); has {
 				ids = append(ids, id)
 			}
@@ -169,6 +169,7 @@ func (e *estate) lacking(ctx context.Context, p ring.Partition, heirs []string) 
 			}
 		})
 		if err != nil {
+			e.bar(id)
 			return nil, err
 		}
 		if len(not) == 0 {
@@ -215,6 +216,7 @@ func (e *estate) announce(ctx context.Context, keys []store.Key, heirs []string)
 		held := make([]bool, len(req.GetCopies()))
 		for _, id := range heirs {
 			if err := e.tell(ctx, id, req, open, held); err != nil {
+				e.bar(id)
 				return remains{}, err
 			}
 		}

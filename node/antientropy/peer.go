@@ -17,6 +17,7 @@ import (
 const (
 	callLimit = 30 * time.Second // for a call of Digests or Announce
 	listLimit = 2 * time.Minute  // for all keys of a partition
+	peerLimit = 5 * time.Minute  // for all partitions of a peer
 	maxPage   = 1024             // keys in a message (peer.proto)
 	maxKeys   = 1 << 20          // of a partition
 )

@@ -29,6 +29,9 @@ func (r *round) pullAll(ctx context.Context) {
 		}
 		some := all[:n]
 		all = all[n:]
+		if r.isBarred(some[0].holder) {
+			continue
+		}
 		group.Go(func() error {
 			r.pullSome(ctx, some)
 			return nil
@@ -51,6 +54,18 @@ func (r *round) again() {
 	r.unsettled = true
 }
 
+func (r *round) isBarred(holder string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.barred[holder]
+}
+
+func (r *round) bar(holder string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.barred[holder] = true
+}
+
 // pullSome gets objects of one partition from one holder.
 func (r *round) pullSome(ctx context.Context, some []*want) {
 	byHash := make(map[uint64]*want, len(some))
@@ -67,6 +82,7 @@ func (r *round) pullSome(ctx context.Context, some []*want) {
 	})
 	if err != nil {
 		r.failed(ctx, some[0].holder, err)
+		r.bar(some[0].holder)
 		return
 	}
 	for _, w := range some {

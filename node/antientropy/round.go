@@ -36,8 +36,9 @@ type round struct {
 	lacking   map[ring.Partition]bool // partitions of those
 	cold      map[ring.Partition]int64
 	checks    []*check
-	alone     bool // somebody who can be reached was not compared
-	unsettled bool // there is a reason to come back soon
+	barred    map[string]bool // peers that have failed, of which nothing more is asked
+	alone     bool            // somebody who can be reached was not compared
+	unsettled bool            // there is a reason to come back soon
 }
 
 type wantKey struct {
@@ -71,7 +72,7 @@ func (c *Comparer) round(ctx context.Context, view *ring.View) (settled, hands b
 	}
 	r := &round{
 		Comparer: c, plan: c.mem.plan, now: time.Now(), room: c.cfg.Store.HasRoom(),
-		wants: map[wantKey]*want{}, lacking: map[ring.Partition]bool{}, cold: map[ring.Partition]int64{},
+		wants: map[wantKey]*want{}, lacking: map[ring.Partition]bool{}, cold: map[ring.Partition]int64{}, barred: map[string]bool{},
 	}
 	var err error
 	if r.sums, err = c.sums(ctx); err != nil {
@@ -100,6 +101,8 @@ func (c *Comparer) round(ctx context.Context, view *ring.View) (settled, hands b
 
 // compareWith compares all that is shared with a partner.
 func (r *round) compareWith(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, peerLimit)
+	defer cancel()
 	parts := r.plan.partners[id]
 	differing, err := r.digests(ctx, id, parts, r.sums)
 	if err != nil {
