@@ -321,11 +321,15 @@ func (c *Cluster) Ready() error {
 // count returns how many nodes are known and how many of them usable.
 func (c *Cluster) count(view *ring.View) (known, up int) {
 	for _, m := range view.Members() {
+		if m.State == ring.Joining { // not asked yet
+			continue
+		}
+		known++
 		if c.cfg.Peers.Usable(m.ID) {
 			up++
 		}
 	}
-	return len(view.Members()), up
+	return known, up
 }
 
 func errNoNode() error {
