@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,10 +30,8 @@ func (g *graves) bury(version string) {
 func (g *graves) find(version string) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, v := range g.versions {
-		if v == version {
-			return &cache.Error{Reason: cache.Purged, Text: "purged: it leaks"}
-		}
+	if slices.Contains(g.versions, version) {
+		return &cache.Error{Reason: cache.Purged, Text: "purged: it leaks"}
 	}
 	return nil
 }

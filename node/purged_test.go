@@ -223,8 +223,8 @@ func TestPurgedIsNotWrittenBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up := newScripted(map[string]string{dir + "v1.0.0.info": info})
 		g := graves{Set: purge.NewSet()}
-		mem := &refusing{store.NewMem(), g}
-		n := node.New(node.Config{Store: mem, Documents: mem, Upstream: up, Purges: g})
+		n, mem := newNode(t, node.Config{Upstream: up, Purges: g})
+		mem.Refuse(g.Purged)
 		if _, err := answerOf(t, n, dir+"v1.0.0.info", cache.AllowFill); err != nil {
 			t.Fatal(err)
 		}
@@ -238,20 +238,6 @@ func TestPurgedIsNotWrittenBehind(t *testing.T) {
 			t.Error("it was stored")
 		}
 	})
-}
-
-// refusing is a store that refuses what the real one does.
-type refusing struct {
-	*store.Mem
-
-	purges graves
-}
-
-func (r *refusing) Create(name string) (store.Pending, error) {
-	if r.purges.Purged(name) {
-		return nil, store.ErrPurged
-	}
-	return r.Mem.Create(name)
 }
 
 // Nothing is served before it is known what must not be.

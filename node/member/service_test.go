@@ -16,9 +16,9 @@ import (
 	"github.com/ringmod/ringmod/ring"
 )
 
-func (p *ports) client(addr string) ringmodv1.ClusterServiceClient {
+func (p *ports) client() ringmodv1.ClusterServiceClient {
 	p.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithContextDialer(p.dial),
+	conn, err := grpc.NewClient("passthrough:///"+firstAddr, grpc.WithContextDialer(p.dial),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		p.t.Fatal(err)
@@ -35,7 +35,7 @@ func TestGetView(t *testing.T) {
 		time.Sleep(repaired)
 		ports := newPorts(t)
 		ports.member(all[0])
-		client := ports.client(firstAddr)
+		client := ports.client()
 		resp, err := client.GetView(t.Context(), &ringmodv1.GetViewRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -82,7 +82,7 @@ func TestWatchView(t *testing.T) {
 		p := w.startAll(1)[0]
 		ports := newPorts(t)
 		ports.member(p)
-		client := ports.client(firstAddr)
+		client := ports.client()
 		type stream = grpc.ServerStreamingClient[ringmodv1.WatchViewResponse]
 		watch := func() stream {
 			s, err := client.WatchView(t.Context(), &ringmodv1.WatchViewRequest{})
@@ -157,7 +157,7 @@ func TestWatchersAreBounded(t *testing.T) {
 		ports := newPorts(t)
 		ports.serve(firstAddr, func(r grpc.ServiceRegistrar) { ringmodv1.RegisterClusterServiceServer(r, s) })
 		s.watchers.Store(maxWatchers - 1)
-		client := ports.client(firstAddr)
+		client := ports.client()
 		ctx, cancel := context.WithCancel(t.Context())
 		first, err := client.WatchView(ctx, &ringmodv1.WatchViewRequest{})
 		if err != nil {

@@ -17,6 +17,7 @@ type Mem struct {
 	mu        sync.RWMutex
 	objects   map[string]memObject
 	documents map[string]Document
+	purged    func(name string) bool // nil: nothing
 }
 
 type memObject struct {
@@ -40,7 +41,7 @@ func (m *Mem) Open(ctx context.Context, name string) (*Object, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	o, ok := m.objects[name]
-	if !ok {
+	if !ok || m.refuses(name) {
 		return nil, notExist(name)
 	}
 	return &Object{Entry: o.entry, File: o.data.open()}, nil
@@ -53,6 +54,11 @@ func (m *Mem) Create(name string) (Pending, error) {
 	}
 	if derived(name) {
 		return nil, &fs.PathError{Op: "create", Path: name, Err: fs.ErrInvalid}
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.refuses(name) {
+		return nil, ErrPurged
 	}
 	return &memPending{mem: m, name: name, sum: newSummer(), data: new(memData)}, nil
 }
@@ -147,7 +153,7 @@ func (m *Mem) Document(name string) (Document, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	doc, ok := m.documents[name]
-	if !ok {
+	if !ok || m.refuses(name) {
 		return Document{}, notExist(name)
 	}
 	doc.Body = slices.Clone(doc.Body)
@@ -162,6 +168,9 @@ func (m *Mem) PutDocument(name string, doc Document) error {
 	doc.Body = append([]byte{}, doc.Body...)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.refuses(name) {
+		return ErrPurged
+	}
 	m.documents[name] = doc
 	return nil
 }

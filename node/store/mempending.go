@@ -65,6 +65,10 @@ func (p *memPending) Commit(proof Proof) (Entry, error) {
 	if p.state != writing {
 		return Entry{}, fs.ErrClosed
 	}
+	if p.mem.refuses(p.name) {
+		p.state = aborted
+		return Entry{}, ErrPurged
+	}
 	p.state = committed
 	entry := p.sum.record(p.name, proof).Entry
 	p.mem.objects[p.name] = memObject{entry, p.data}

@@ -112,9 +112,38 @@ func TestPurgeRefusesNamesThatLeadOut(t *testing.T) {
 func TestPurgedIsAbsentAndRefused(t *testing.T) {
 	t.Parallel()
 	var b banned
-	d := openBanned(t, t.TempDir(), &b)
+	disk, mem := openBanned(t, t.TempDir(), &b), NewMem()
+	mem.Refuse(b.purged)
+	for _, d := range []purgeable{disk, mem} {
+		b.ban("none")
+		testPurged(t, d, &b)
+	}
+	if disk.ReadOnly() != nil {
+		t.Errorf("the disk is said to be in trouble: %v", disk.ReadOnly())
+	}
+}
+
+// purgeable is Disk or Mem.
+type purgeable interface {
+	Store
+	Documents
+	PurgeObject(ctx context.Context, name string) (Purged, error)
+	Purge(ctx context.Context, prefix string, match func(string) bool) (Purged, error)
+}
+
+func testPurged(t *testing.T, d purgeable, b *banned) {
+	t.Helper()
 	const name, list = "a.b/c/@v/v1.0.0.zip", "a.b/c/@v/list"
-	mustCommit(t, d, name, content(name, 100))
+	put := func() {
+		p, err := d.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Commit(Proof{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put()
 	if err := d.PutDocument(list, Document{Body: []byte("v1.0.0\n")}); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +152,9 @@ func TestPurgedIsAbsentAndRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.ban("a.b/c/")
-	wantAbsent(t, d, name)
+	if _, err := d.Open(t.Context(), name); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open: %v, want fs.ErrNotExist", err)
+	}
 	if _, err := d.Stat(name); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Stat: %v, want fs.ErrNotExist", err)
 	}
@@ -139,9 +170,18 @@ func TestPurgedIsAbsentAndRefused(t *testing.T) {
 	if _, err := begun.Commit(Proof{}); !errors.Is(err, ErrPurged) {
 		t.Errorf("Commit of what was begun before: %v, want ErrPurged", err)
 	}
-	if d.ReadOnly() != nil {
-		t.Errorf("the disk is said to be in trouble: %v", d.ReadOnly())
+	if got, err := d.PurgeObject(t.Context(), name); err != nil || got.Objects != 1 {
+		t.Errorf("PurgeObject: %+v, %v, want 1 object", got, err)
 	}
+	if got, err := d.Purge(t.Context(), "a.b/", all); err != nil || got.Objects != 0 {
+		t.Errorf("Purge: %+v, %v, want no object", got, err)
+	}
+	b.ban("none")
+	_, err = d.Document(list)
+	if _, open := d.Open(t.Context(), name); !errors.Is(err, fs.ErrNotExist) || !errors.Is(open, fs.ErrNotExist) {
+		t.Errorf("they come back: %v, %v", err, open)
+	}
+	put()
 }
 
 // A purge that comes when a commit has looked already, and whose removal has looked

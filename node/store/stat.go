@@ -39,7 +39,7 @@ func (m *Mem) Stat(name string) (Entry, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	o, ok := m.objects[name]
-	if !ok {
+	if !ok || m.refuses(name) {
 		return Entry{}, notExist(name)
 	}
 	return o.entry, nil
