@@ -38,13 +38,14 @@ var (
 	diskLimit    = prometheus.NewDesc("ringmod_disk_limit_bytes", "Bytes that may be taken, which is less when others fill the file system; 0 is any.", nil, nil)
 	diskHot      = prometheus.NewDesc("ringmod_disk_hot_bytes", "Of the bytes that count, copies of what other nodes own and many ask for.", nil, nil)
 	diskReadOnly = prometheus.NewDesc("ringmod_disk_read_only", "1 while the disk is full or failing, so that nothing new is stored.", nil, nil)
+	diskDead     = prometheus.NewDesc("ringmod_disk_dead", "1 while the disk cannot be read, so that nothing on it is served.", nil, nil)
 	diskEvicted  = prometheus.NewDesc("ringmod_disk_evicted_objects_total", "Objects evicted for want of room, by class (orphaned, public, private, lasting).", []string{"class"}, nil)
 	diskFreed    = prometheus.NewDesc("ringmod_disk_evicted_bytes_total", "Bytes of the objects evicted for want of room, by class.", []string{"class"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (diskMetrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{diskObjects, diskBytes, diskReserved, diskLimit, diskHot, diskReadOnly, diskEvicted, diskFreed} {
+	for _, d := range []*prometheus.Desc{diskObjects, diskBytes, diskReserved, diskLimit, diskHot, diskReadOnly, diskDead, diskEvicted, diskFreed} {
 		ch <- d
 	}
 }
@@ -52,12 +53,9 @@ func (diskMetrics) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (m diskMetrics) Collect(ch chan<- prometheus.Metric) {
 	u := m.usage()
-	readOnly := int64(0)
-	if u.ReadOnly {
-		readOnly = 1
-	}
 	for d, value := range map[*prometheus.Desc]int64{
-		diskObjects: u.Objects, diskBytes: u.Taken, diskReserved: u.Reserved, diskLimit: u.Limit, diskHot: u.Hot, diskReadOnly: readOnly,
+		diskObjects: u.Objects, diskBytes: u.Taken, diskReserved: u.Reserved, diskLimit: u.Limit, diskHot: u.Hot,
+		diskReadOnly: one(u.ReadOnly), diskDead: one(u.Dead),
 	} {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(value))
 	}
@@ -66,4 +64,12 @@ func (m diskMetrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(diskEvicted, prometheus.CounterValue, float64(e.Objects), label)
 		ch <- prometheus.MustNewConstMetric(diskFreed, prometheus.CounterValue, float64(e.Bytes), label)
 	}
+}
+
+// one is 1 for what is so.
+func one(so bool) int64 {
+	if so {
+		return 1
+	}
+	return 0
 }

@@ -108,20 +108,24 @@ func (d *Disk) WatchHealth(ctx context.Context, tell func(readOnly, dead error))
 // it; "" when nothing is.
 func (d *Disk) Trouble() string {
 	_, cause, dead := d.health.look()
+	dir := d.dir
+	if absolute, err := filepath.Abs(dir); err == nil {
+		dir = absolute
+	}
 	switch {
 	case dead != nil:
-		return fmt.Sprintf("the disk of %s cannot be read (%v): look at the system's log; the others do without this node", d.dir, inShort(dead))
+		return fmt.Sprintf("the disk of %s cannot be read (%v): look at the system's log; the others do without this node", dir, inShort(dead))
 	case isFull(cause):
-		return fmt.Sprintf("the disk of %s is full (%v): free space there; until then nothing is stored", d.dir, inShort(cause))
+		return fmt.Sprintf("the disk of %s is full (%v): free space there; until then nothing is stored", dir, inShort(cause))
 	case cause != nil:
-		return fmt.Sprintf("the disk of %s fails (%v): look at the system's log; until it recovers nothing is stored", d.dir, inShort(cause))
+		return fmt.Sprintf("the disk of %s fails (%v): look at the system's log; until it recovers nothing is stored", dir, inShort(cause))
 	}
 	s, left, crowded := d.budget.crowded()
 	if !crowded {
 		return ""
 	}
 	return fmt.Sprintf("others have taken %.0f %% of the file system of %s and leave the cache %d MiB: free space there, choose another --data-dir or give --disk-limit in bytes",
-		100*float64(s.total()-left)/float64(s.total()), d.dir, left>>20)
+		100*float64(s.total()-left)/float64(s.total()), dir, left>>20)
 }
 
 // inShort leaves out of an error which file it was about.

@@ -19,6 +19,7 @@ type Usage struct {
 	Evicted     [classes]Eviction
 	ReadOnly    bool   // nothing new is taken
 	Hot         int64  // of Taken, copies of what others own, while many ask for them
+	Dead        bool   // it cannot be read
 	Trouble     string // what is wrong with the disk and what to do about it; "" = nothing
 }
 
@@ -27,7 +28,7 @@ type Eviction struct{ Objects, Bytes int64 }
 
 // Usage returns how full the disk is. It costs a few system calls.
 func (d *Disk) Usage() Usage {
-	u := Usage{Quarantined: d.quarantine.files.Load(), ReadOnly: d.ReadOnly() != nil, Trouble: d.Trouble()}
+	u := Usage{Quarantined: d.quarantine.files.Load(), ReadOnly: d.ReadOnly() != nil, Dead: d.Dead() != nil, Trouble: d.Trouble()}
 	if s, err := d.space(); err == nil {
 		u.Free = s.free
 	}
