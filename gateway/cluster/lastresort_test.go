@@ -55,6 +55,7 @@ func TestLastResortsWaitForEachOther(t *testing.T) {
 			u := &slowUpstream{gate: make(chan struct{})}
 			c := newCluster(t, f, func(cfg *cluster.Config) { cfg.Upstream = u })
 			errs := make(chan error, 100)
+			f.most = cap(errs)
 			for range cap(errs) {
 				go func() {
 					_, _, err := get(t, c, request(t, modName))
