@@ -91,6 +91,7 @@ func (k *Keeper) tidy(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
+		case <-k.wake:
 		}
 	}
 	k.dirty()

@@ -106,6 +106,11 @@ func parseRecord(line []byte) (r record, err error) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		return r, err
 	}
+	for _, at := range []time.Time{r.Made, r.Forgotten, r.Heard} {
+		if year := at.UTC().Year(); year < 1 || year > 9999 { // JSON has no others
+			return r, errDamaged
+		}
+	}
 	if r.Name == "" {
 		return r, nil
 	}

@@ -72,6 +72,7 @@ type Keeper struct {
 	peers   map[string]*peer
 
 	working chan struct{} // of one: held by who saves and removes
+	wake    chan struct{} // of one: there is something left to do
 }
 
 // New returns a Keeper. It does no I/O. It panics when the metrics are registered
@@ -85,7 +86,7 @@ func New(cfg Config) *Keeper {
 	}
 	k := &Keeper{
 		cfg: cfg, log: cfg.Logger, todo: make(map[Name]Tombstone), away: absence{heard: cfg.State.Heard},
-		peers: make(map[string]*peer), working: make(chan struct{}, 1), ready: newGate(),
+		peers: make(map[string]*peer), working: make(chan struct{}, 1), wake: make(chan struct{}, 1), ready: newGate(),
 	}
 	k.away.kept = k.away.heard
 	open := newGate()
@@ -139,11 +140,11 @@ func (k *Keeper) Wait(ctx context.Context) error {
 }
 
 // apply makes tombstones known here, durably, and removes what they name. An error says
-// that not all of that is done; it is tried again.
+// that not all of that is done within patience; it goes on, or is tried again.
 func (k *Keeper) apply(ctx context.Context, all []Tombstone) error {
 	news, err := k.cfg.Set.Merge(all...)
 	k.note(ctx, news)
-	return errors.Join(err, k.settle(ctx))
+	return errors.Join(err, k.settleSoon(ctx))
 }
 
 // note says what is to be done for tombstones that were learnt.
@@ -198,6 +199,20 @@ func (k *Keeper) settle(ctx context.Context) error {
 	for name := range lists {
 		if bad := k.shorten(name); bad != nil {
 			k.log.WarnContext(ctx, "a list on the disk still names a purged version", "key", name, "err", bad)
+		}
+	}
+	return err
+}
+
+// settleSoon is settle within patience. What is left then is done all the same.
+func (k *Keeper) settleSoon(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := k.settle(ctx)
+	if ctx.Err() != nil {
+		select {
+		case k.wake <- struct{}{}:
+		default: // it is known already
 		}
 	}
 	return err

@@ -237,6 +237,25 @@ func TestNotConfirmedWhileNotDone(t *testing.T) {
 	}
 }
 
+// Who needs long to remove is not waited for, and goes on.
+func TestSlowRemoval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		a, b := w.start("a", newDisk(t, bad)), w.start("b", newDisk(t, bad))
+		time.Sleep(2 * time.Second)
+		a.disk.slow, b.disk.slow = 20*time.Second, 10*time.Second
+		start := time.Now()
+		resp, err := a.Purge(t.Context(), names(t, "example.com/m", ""), false, "")
+		if err != nil || len(resp.GetConfirmed()) != 0 || len(resp.GetUnconfirmed()) != 2 || time.Since(start) > 7*time.Second {
+			t.Errorf("got %v, %v after %v", resp, err, time.Since(start))
+		}
+		time.Sleep(30 * time.Second)
+		wantHeld(t, a)
+		wantHeld(t, b)
+	})
+}
+
 // Only who was away when a purge was made that others have forgotten begins anew.
 func TestAwayForLong(t *testing.T) {
 	t.Parallel()

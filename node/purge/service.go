@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -20,6 +21,8 @@ import (
 const (
 	maxPage = 1024 // tombstones of a request (peer.proto)
 	page    = 256  // of a message, so that it stays well below a megabyte
+
+	answerTime = time.Second // for the way of an answer that took its time
 
 	// maxWrites is how often a purge is written anew because another node knows of a later
 	// one of the same name.
@@ -46,7 +49,7 @@ func (k *Keeper) Tombstones(req *ringmodv1.TombstonesRequest, stream grpc.Server
 	}
 	if len(told) > 0 {
 		if err := k.apply(context.WithoutCancel(ctx), told); err != nil {
-			return status.Error(codes.Internal, "the purge is not durable here yet; it is being tried")
+			return status.Error(codes.Internal, "not all of the purge is done here yet; it goes on")
 		}
 	}
 	return k.tell(req, stream)
@@ -164,11 +167,11 @@ func (k *Keeper) tellAll(ctx context.Context, all []Tombstone) map[string]error 
 			outcomes[id] = err
 		})
 	}
-	add(k.cfg.Self, func() error { return k.settle(ctx) })
+	add(k.cfg.Self, func() error { return k.settleSoon(ctx) })
 	if view := k.cfg.View(); view != nil {
 		for _, m := range k.others(view) {
 			add(m.ID, func() error {
-				ctx, cancel := context.WithTimeout(ctx, patience)
+				ctx, cancel := context.WithTimeout(ctx, patience+answerTime)
 				defer cancel()
 				theirs, _, err := k.ask(ctx, m.ID, all)
 				if err != nil {
