@@ -11,6 +11,7 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
+	"github.com/ringmod/ringmod/node/upstream"
 )
 
 // headTTL is how long a tree head counts as the latest.
@@ -39,7 +40,7 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return held, err
 		}
-		if err := n.absent.get(t.String()); err != nil {
+		if err := n.absent.get(t.String()); err != nil && !upstream.HasBundle(ctx) {
 			return nil, err
 		}
 	}

@@ -348,13 +348,14 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 	if f := n.flights.join(t.String(), req.Mode == cache.Coordinate); f != nil {
 		return f, false, nil
 	}
-	if err := n.absent.get(t.String()); err != nil {
+	brought := upstream.HasBundle(ctx)
+	if err := n.absent.get(t.String()); err != nil && !brought {
 		return nil, false, err
 	}
 	if !mayFill(req.Mode) {
 		return nil, false, notCached(t)
 	}
-	if n.sealed() {
+	if n.sealed() && !brought {
 		return nil, false, offline(t)
 	}
 	return n.launch(ctx, t, req.Mode == cache.Coordinate, n.route(req))

@@ -121,7 +121,7 @@ func (n *Node) useObject(t target.Target, s *supply, use func(*supply) error) er
 
 // askUpstream uses what upstream gives.
 func (n *Node) askUpstream(ctx context.Context, t target.Target, use func(*supply) error) error {
-	if n.cfg.Upstream.Offline() {
+	if n.cfg.Upstream.Offline() && !upstream.HasBundle(ctx) {
 		return offline(t)
 	}
 	if t.Kind != target.Info {

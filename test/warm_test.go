@@ -48,7 +48,7 @@ func TestWarm(t *testing.T) {
 	g := harness.NewGo(t, "GOPROXY="+offline.URL(), "GOSUMDB="+fake.SumdbKey())
 	g.Write("go.mod", text)
 	g.Must("mod", "download", "all")
-	resp, err := offline.Client().Get(offline.URL() + "/example.com/b/@v/v1.0.0.zip") //nolint:noctx // a test's own server
+	resp, err := offline.Client().Get(offline.URL() + "/example.com/b/@v/v1.0.0.zip")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -269,7 +269,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger})
 	member.Register(a.grpc, a.own)
 	admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Ending: a.ending, Logger: a.log,
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Filler: a.node, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
 			Compared: compared, Moved: a.life.Moved,

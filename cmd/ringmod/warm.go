@@ -49,33 +49,43 @@ func warmCommand() *cobra.Command {
 		Example: "  ringmod warm go.mod\n" +
 			"  ringmod warm ~/src/*/go.sum --addr node1.example.com:8082\n" +
 			"  ringmod warm golang.org/x/mod@v0.30.0",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usagef("name a go.mod, a go.sum, a list, or a module@version; see 'ringmod warm --help'")
-			}
-			return nil
-		},
+		Args: needWanted,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if w.parallel < 1 || w.parallel > 256 {
-				return usagef("--parallel %d: want 1 to 256", w.parallel)
-			}
-			var err error
-			if w.spec, err = sumdb.ParseSpec(w.database); err != nil {
-				return usagef("--sumdb: %w", err)
-			}
-			todo, err := readWanted(args, cmd.InOrStdin())
+			todo, err := w.wanted(args, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
 			return w.run(cmd.Context(), todo, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
+	w.bindWarm(cmd)
+	return cmd
+}
+
+func needWanted(_ *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("name a go.mod, a go.sum, a list, or a module@version")
+	}
+	return nil
+}
+
+func (w *warmer) bindWarm(cmd *cobra.Command) {
 	w.bind(cmd)
 	cmd.Flags().IntVar(&w.parallel, "parallel", 16, "`files` that are fetched at the same time")
 	cmd.Flags().StringVar(&w.database, "sumdb", "sum.golang.org", "checksum `database` whose proofs go with the modules, GOSUMDB syntax; off: none")
 	cmd.Flags().Lookup("json").Usage = "print a line of JSON for each file"
 	cmd.Flags().Lookup("timeout").Usage = "how `long` to wait for the cluster"
-	return cmd
+}
+
+// wanted reads what the arguments name, and checks the flags.
+func (w *warmer) wanted(args []string, stdin io.Reader) (todo *wanted, err error) {
+	if w.parallel < 1 || w.parallel > 256 {
+		return nil, usagef("--parallel %d: want 1 to 256", w.parallel)
+	}
+	if w.spec, err = sumdb.ParseSpec(w.database); err != nil {
+		return nil, usagef("--sumdb: %w", err)
+	}
+	return readWanted(args, stdin)
 }
 
 // run fetches what is wanted.
@@ -85,34 +95,44 @@ func (w *warmer) run(ctx context.Context, todo *wanted, out, progress io.Writer)
 		return err
 	}
 	defer stop()
-	v := &warmView{json: w.json, out: out}
+	v := w.view(out, progress, "fetched")
+	targets, err := w.targets(ctx, nodes, todo, v)
+	if err != nil {
+		return err
+	}
+	w.fetch(ctx, nodes, targets, v)
+	err = w.prove(ctx, &sums{nodes: nodes, spec: w.spec}, todo.modules(), v)
+	if ctx.Err() != nil {
+		return errors.New("interrupted; the same command goes on")
+	}
+	return errors.Join(v.end(), err)
+}
+
+func (w *warmer) view(out, progress io.Writer, verb string) *warmView {
+	v := &warmView{json: w.json, out: out, verb: verb}
 	if isTerminal(progress) && !w.json {
 		v.progress = progress
 	}
+	return v
+}
+
+// targets returns the files that are wanted, those of module graphs included.
+func (w *warmer) targets(ctx context.Context, nodes *cluster.Cluster, todo *wanted, v *warmView) ([]target.Target, error) {
 	for _, f := range todo.goMods {
 		err := todo.graph(ctx, f, func(ctx context.Context, m module.Version) ([]byte, error) {
 			v.drawGraph(len(todo.zips))
 			return readMod(ctx, nodes, m)
 		})
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	targets, err := todo.targets()
-	if err != nil {
-		return err
-	}
-	modules := todo.modules()
-	v.total, v.versions = len(targets), len(modules)
+	v.total, v.versions = len(targets), len(todo.zips)
 	if !w.spec.Off() {
-		v.total += len(modules)
+		v.total += len(todo.zips)
 	}
-	w.fetch(ctx, nodes, targets, v)
-	err = w.prove(ctx, nodes, modules, v)
-	if ctx.Err() != nil {
-		return errors.New("interrupted; the same command goes on")
-	}
-	return errors.Join(v.end(), err)
+	return targets, err
 }
 
 // fetch fetches files side by side.
@@ -134,11 +154,10 @@ func (w *warmer) fetch(ctx context.Context, nodes *cluster.Cluster, targets []ta
 
 // prove fetches what go commands need to check the files against the checksum
 // database.
-func (w *warmer) prove(ctx context.Context, nodes *cluster.Cluster, modules []module.Version, v *warmView) error {
+func (w *warmer) prove(ctx context.Context, s *sums, modules []module.Version, v *warmView) error {
 	if w.spec.Off() {
 		return nil
 	}
-	s := &sums{nodes, w.spec}
 	var group errgroup.Group
 	group.SetLimit(w.parallel)
 	var mu sync.Mutex // of records
@@ -271,10 +290,13 @@ type warmView struct {
 	json     bool
 	out      io.Writer
 	progress io.Writer // of a terminal; nil: none
+	verb     string    // what is done with files
 	total    int
 	versions int
 
 	mu             sync.Mutex
+	known          map[module.Version]bool // of expect
+	sizes          map[string]int64        // of expect
 	ready, fetched int
 	bytes          int64
 	failed         int
@@ -286,6 +308,7 @@ func (v *warmView) done(t target.Target, held bool, size int64, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.ready++
+	size += v.sizes[t.String()]
 	switch {
 	case err != nil && excused(t, err):
 	case err != nil:
@@ -296,11 +319,26 @@ func (v *warmView) done(t target.Target, held bool, size int64, err error) {
 	default:
 		v.fetched++
 		v.bytes += size
-		v.say(t, "fetched", size, nil)
+		v.say(t, v.verb, size, nil)
 	}
 	if now := time.Now(); v.progress != nil && now.Sub(v.drawn) > 100*time.Millisecond {
 		v.drawn = now
 		v.bar()
+	}
+}
+
+// expect counts a file that is yet to be dealt with.
+func (v *warmView) expect(t target.Target, size int64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.total++
+	if v.known == nil {
+		v.known, v.sizes = map[module.Version]bool{}, map[string]int64{}
+	}
+	v.sizes[t.String()] = size
+	if t.Path != "" && !v.known[t.Module()] {
+		v.known[t.Module()] = true
+		v.versions++
 	}
 }
 
@@ -345,19 +383,19 @@ func (v *warmView) bar() {
 	const width = 24
 	full := width * v.ready / max(1, v.total)
 	v.clear()
-	fmt.Fprintf(v.progress, "[%s%s] %d of %d  %d fetched, %s  %d failed", strings.Repeat("=", full), strings.Repeat(" ", width-full),
-		v.ready, v.total, v.fetched, size(uint64(v.bytes)), v.failed)
+	fmt.Fprintf(v.progress, "[%s%s] %d of %d  %d %s, %s  %d failed", strings.Repeat("=", full), strings.Repeat(" ", width-full),
+		v.ready, v.total, v.fetched, v.verb, size(uint64(v.bytes)), v.failed)
 }
 
 // end prints the sum, and returns an error when something failed.
 func (v *warmView) end() error {
 	v.clear()
 	if !v.json {
-		fmt.Fprintf(v.out, "%s of %s: %d fetched (%s), %d held already, %d failed.\n", number(v.total, "file", "files"),
-			number(v.versions, "module version", "module versions"), v.fetched, size(uint64(v.bytes)), v.total-v.fetched-v.failed, v.failed)
+		fmt.Fprintf(v.out, "%s of %s: %d %s (%s), %d held already, %d failed.\n", number(v.total, "file", "files"),
+			number(v.versions, "module version", "module versions"), v.fetched, v.verb, size(uint64(v.bytes)), v.total-v.fetched-v.failed, v.failed)
 	}
 	if v.failed > 0 {
-		return fmt.Errorf("%s could not be fetched", number(v.failed, "file", "files"))
+		return fmt.Errorf("%s could not be %s", number(v.failed, "file", "files"), v.verb)
 	}
 	return nil
 }

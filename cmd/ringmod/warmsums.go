@@ -70,6 +70,7 @@ func (s *sums) prove(ctx context.Context, records []record) error {
 type sums struct {
 	nodes objects
 	spec  ownsumdb.Spec
+	keep  func(t target.Target, data []byte) // is told of all that was read; nil: nobody
 }
 
 // objects is where files come from; *cluster.Cluster is it.
@@ -83,7 +84,11 @@ func (s *sums) read(ctx context.Context, t target.Target) ([]byte, error) {
 		return nil, err
 	}
 	defer obj.Body.Close()
-	return io.ReadAll(io.LimitReader(obj.Body, 16<<20))
+	data, err := io.ReadAll(io.LimitReader(obj.Body, 16<<20))
+	if err == nil && s.keep != nil {
+		s.keep(t, data)
+	}
+	return data, err
 }
 
 func (s *sums) client(ctx context.Context) *sumdb.Client {

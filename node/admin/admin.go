@@ -14,7 +14,8 @@
 // Drain and SetState change who is in. Drain is passed on to the node in question,
 // which leaves by itself: who looks on may go and come back. Scrub has the named nodes
 // check what they hold, each on its own, for as long as its caller looks on; a node that
-// cannot says why, and the others go on. Purge is passed on to Config.Purger.
+// cannot says why, and the others go on. Purge is passed on to Config.Purger. Import has
+// this node fetch files from what its caller sends, verified as ever.
 //
 // Whatever a caller or another member sends ends that call, or leaves out that
 // member, and nothing else. Who may call is for the server's interceptors to say.
@@ -91,6 +92,7 @@ type Config struct {
 	Leaver     Leaver          // nil = a gateway, which need not hand anything over
 	Scrubber   Scrubber        // nil = a gateway
 	Purger     Purger          // nil = nothing can be purged
+	Filler     Filler          // nil = a gateway, into which nothing can be imported
 	Ending     <-chan struct{} // closed when this member stops; nil = never
 	Logger     *slog.Logger    // nil = silent
 }

@@ -3,7 +3,9 @@ package admin
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -100,8 +102,8 @@ func malformed(text string) error { return &cache.Error{Reason: cache.Malformed,
 // survive, deferred, makes a panic the end of its call.
 func (s *service) survive(ctx context.Context, id string, err *error) {
 	if p := recover(); p != nil {
-		s.cfg.Logger.ErrorContext(ctx, "panic in a scrub", "member", id, "err", p)
-		*err = &cache.Error{Reason: cache.Internal, Text: "the member failed while scrubbing"}
+		s.cfg.Logger.ErrorContext(ctx, "panic in a call", "about", id, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+		*err = &cache.Error{Reason: cache.Internal, Text: "the member failed while answering"}
 	}
 }
 

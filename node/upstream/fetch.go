@@ -20,6 +20,9 @@ func (c *Client) Fetch(ctx context.Context, t target.Target, v Validators) (*Res
 	if t.Kind.Sumdb() || t.Path == "" {
 		return nil, &cache.Error{Reason: cache.Malformed, Text: "not a file of a module: " + t.String()}
 	}
+	if b := bundleOf(ctx); b != nil {
+		return b.Fetch(ctx, t)
+	}
 	if c.Offline() {
 		return nil, isOff()
 	}

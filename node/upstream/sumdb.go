@@ -37,6 +37,9 @@ type way struct {
 //
 // SumdbSupported finds the way only: its answer is empty.
 func (c *Client) FetchSumdb(ctx context.Context, t target.Target, direct *url.URL) (*Response, error) {
+	if b := bundleOf(ctx); b != nil {
+		return b.Fetch(ctx, t)
+	}
 	if err := c.checkSumdb(t); err != nil {
 		return nil, err
 	}
@@ -53,6 +56,9 @@ func (c *Client) FetchSumdb(ctx context.Context, t target.Target, direct *url.UR
 // FetchSumdbFrom asks the checksum database at base itself and no entry, as the
 // go command does with GOSUMDB="KEY URL" (go/modfetch/sumdb.go, initBase).
 func (c *Client) FetchSumdbFrom(ctx context.Context, t target.Target, base *url.URL) (*Response, error) {
+	if b := bundleOf(ctx); b != nil {
+		return b.Fetch(ctx, t)
+	}
 	if err := c.checkSumdb(t); err != nil {
 		return nil, err
 	}

@@ -82,19 +82,20 @@ type Config struct {
 	Observer func(host string, status int, d time.Duration)
 	// Direct asks version control systems, for the entry "direct" and for what
 	// is private. Nil: such an entry is an error that says so.
-	Direct Direct
+	Direct Source
 	// Logger gets retries and resumptions at debug level. Nil: none.
 	Logger *slog.Logger
 }
 
-// ErrNoHost is wrapped by an error of Direct when the host in a module's path does not
+// ErrNoHost is wrapped by an error of Config.Direct when the host in a module's path does not
 // exist (NXDOMAIN). That is trouble when nobody else was asked, and what the proxies
 // said when they have said that there is no such module.
 var ErrNoHost = errors.New("the host of the module does not exist")
 
-// Direct gets modules from their version control systems; *direct.Direct does.
-type Direct interface {
-	// Fetch gets a target of a module. Errors are *cache.Error.
+// Source is a place to get files from that is not one of a list's: version control, for
+// which *direct.Direct stands, or a bundle.
+type Source interface {
+	// Fetch gets a target. Errors are *cache.Error.
 	Fetch(ctx context.Context, t target.Target) (*Response, error)
 }
 
@@ -135,7 +136,7 @@ type Client struct {
 	perHost   int
 	timeouts  Timeouts
 	observe   func(host string, status int, d time.Duration)
-	direct    Direct
+	direct    Source
 	log       *slog.Logger
 	http      *http.Client
 

@@ -19,7 +19,7 @@ type vcs struct {
 	asked []string
 }
 
-// Fetch implements upstream.Direct.
+// Fetch implements upstream.Source.
 func (v *vcs) Fetch(_ context.Context, t target.Target) (*upstream.Response, error) {
 	v.asked = append(v.asked, t.String())
 	if v.err != nil {

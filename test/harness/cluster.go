@@ -47,12 +47,16 @@ type clusterMember struct {
 }
 
 // NewCluster returns a cluster without members, of a name that no other has.
-// Flags are given to all members. Objects have two copies in each region.
+// Flags are given to all members, --sumdb off unless it is among them. Objects have
+// two copies in each region.
 func NewCluster(t testing.TB, flags ...string) *Cluster {
 	t.Helper()
+	if !slices.Contains(flags, "--sumdb") {
+		flags = slices.Concat([]string{"--sumdb", "off"}, flags)
+	}
 	return &Cluster{
 		t: t, label: "test-" + rand.Text(), dir: t.TempDir(), spec: ring.DefaultSpec(),
-		flags:   slices.Concat([]string{"--sumdb", "off", "--insecure", "--log-level", "info"}, flags),
+		flags:   slices.Concat([]string{"--insecure", "--log-level", "info"}, flags),
 		members: make(map[string]*clusterMember),
 	}
 }

@@ -1711,6 +1711,132 @@ func (x *SetSpecResponse) GetUnsupported() []string {
 }
 
 // RefreshRequest asks upstream again.
+type ImportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Escaped target of the file that begins. Empty: the file before goes on.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// The next bytes of it, at most 256 KiB.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// They are its last.
+	Last          bool `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportRequest) Reset() {
+	*x = ImportRequest{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportRequest) ProtoMessage() {}
+
+func (x *ImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
+func (*ImportRequest) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ImportRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ImportRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ImportRequest) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+type ImportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Escaped target of a file that has been dealt with, in any order.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// It was here already.
+	Held bool `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
+	// Why it was not stored. Absent: it is stored.
+	Error         *ErrorDetail `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportResponse) Reset() {
+	*x = ImportResponse{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportResponse) ProtoMessage() {}
+
+func (x *ImportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
+func (*ImportResponse) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ImportResponse) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ImportResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *ImportResponse) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type RefreshRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to ask for. Required.
@@ -1726,7 +1852,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +1864,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +1877,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RefreshRequest) GetSubject() isRefreshRequest_Subject {
@@ -1809,7 +1935,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +1947,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +1960,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefreshResponse) GetObjects() []*Refreshed {
@@ -1860,7 +1986,7 @@ type Refreshed struct {
 
 func (x *Refreshed) Reset() {
 	*x = Refreshed{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1998,7 @@ func (x *Refreshed) String() string {
 func (*Refreshed) ProtoMessage() {}
 
 func (x *Refreshed) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2011,7 @@ func (x *Refreshed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refreshed.ProtoReflect.Descriptor instead.
 func (*Refreshed) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Refreshed) GetTarget() string {
@@ -2040,7 +2166,15 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x14.ringmod.v1.RingSpecR\x04spec\"Y\n" +
 	"\x0fSetSpecResponse\x12$\n" +
 	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\x12 \n" +
-	"\vunsupported\x18\x02 \x03(\tR\vunsupported\"j\n" +
+	"\vunsupported\x18\x02 \x03(\tR\vunsupported\"O\n" +
+	"\rImportRequest\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\"k\n" +
+	"\x0eImportResponse\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\bR\x04held\x12-\n" +
+	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\"j\n" +
 	"\x0eRefreshRequest\x123\n" +
 	"\x06module\x18\x01 \x01(\v2\x19.ringmod.v1.ModuleVersionH\x00R\x06module\x12\x18\n" +
 	"\x06target\x18\x02 \x01(\tH\x00R\x06targetB\t\n" +
@@ -2050,7 +2184,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\tRefreshed\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12-\n" +
-	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error2\xa0\x04\n" +
+	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error2\xe5\x04\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Status\x12\x19.ringmod.v1.StatusRequest\x1a\x1a.ringmod.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.ringmod.v1.ExplainRequest\x1a\x1b.ringmod.v1.ExplainResponse\x12>\n" +
@@ -2058,7 +2192,8 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\bSetState\x12\x1b.ringmod.v1.SetStateRequest\x1a\x1c.ringmod.v1.SetStateResponse\x12<\n" +
 	"\x05Purge\x12\x18.ringmod.v1.PurgeRequest\x1a\x19.ringmod.v1.PurgeResponse\x12>\n" +
 	"\x05Scrub\x12\x18.ringmod.v1.ScrubRequest\x1a\x19.ringmod.v1.ScrubResponse0\x01\x12B\n" +
-	"\aSetSpec\x12\x1a.ringmod.v1.SetSpecRequest\x1a\x1b.ringmod.v1.SetSpecResponse\x12B\n" +
+	"\aSetSpec\x12\x1a.ringmod.v1.SetSpecRequest\x1a\x1b.ringmod.v1.SetSpecResponse\x12C\n" +
+	"\x06Import\x12\x19.ringmod.v1.ImportRequest\x1a\x1a.ringmod.v1.ImportResponse(\x010\x01\x12B\n" +
 	"\aRefresh\x12\x1a.ringmod.v1.RefreshRequest\x1a\x1b.ringmod.v1.RefreshResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
 
 var (
@@ -2073,7 +2208,7 @@ func file_ringmod_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ringmod_v1_admin_proto_rawDescData
 }
 
-var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_ringmod_v1_admin_proto_goTypes = []any{
 	(*ModuleVersion)(nil),       // 0: ringmod.v1.ModuleVersion
 	(*StatusRequest)(nil),       // 1: ringmod.v1.StatusRequest
@@ -2096,70 +2231,75 @@ var file_ringmod_v1_admin_proto_goTypes = []any{
 	(*ScrubFinding)(nil),        // 18: ringmod.v1.ScrubFinding
 	(*SetSpecRequest)(nil),      // 19: ringmod.v1.SetSpecRequest
 	(*SetSpecResponse)(nil),     // 20: ringmod.v1.SetSpecResponse
-	(*RefreshRequest)(nil),      // 21: ringmod.v1.RefreshRequest
-	(*RefreshResponse)(nil),     // 22: ringmod.v1.RefreshResponse
-	(*Refreshed)(nil),           // 23: ringmod.v1.Refreshed
-	(*View)(nil),                // 24: ringmod.v1.View
-	(*Member)(nil),              // 25: ringmod.v1.Member
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
-	(*Tombstone)(nil),           // 27: ringmod.v1.Tombstone
-	(MemberState)(0),            // 28: ringmod.v1.MemberState
-	(*Holding)(nil),             // 29: ringmod.v1.Holding
-	(*ErrorDetail)(nil),         // 30: ringmod.v1.ErrorDetail
-	(*RingSpec)(nil),            // 31: ringmod.v1.RingSpec
+	(*ImportRequest)(nil),       // 21: ringmod.v1.ImportRequest
+	(*ImportResponse)(nil),      // 22: ringmod.v1.ImportResponse
+	(*RefreshRequest)(nil),      // 23: ringmod.v1.RefreshRequest
+	(*RefreshResponse)(nil),     // 24: ringmod.v1.RefreshResponse
+	(*Refreshed)(nil),           // 25: ringmod.v1.Refreshed
+	(*View)(nil),                // 26: ringmod.v1.View
+	(*Member)(nil),              // 27: ringmod.v1.Member
+	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
+	(*Tombstone)(nil),           // 29: ringmod.v1.Tombstone
+	(MemberState)(0),            // 30: ringmod.v1.MemberState
+	(*Holding)(nil),             // 31: ringmod.v1.Holding
+	(*ErrorDetail)(nil),         // 32: ringmod.v1.ErrorDetail
+	(*RingSpec)(nil),            // 33: ringmod.v1.RingSpec
 }
 var file_ringmod_v1_admin_proto_depIdxs = []int32{
-	24, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
+	26, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
 	3,  // 1: ringmod.v1.StatusResponse.members:type_name -> ringmod.v1.MemberStatus
 	5,  // 2: ringmod.v1.StatusResponse.regions:type_name -> ringmod.v1.RegionStatus
-	25, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
-	26, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
-	26, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
+	27, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
+	28, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
+	28, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
 	4,  // 6: ringmod.v1.MemberStatus.report:type_name -> ringmod.v1.MemberReport
-	26, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
-	26, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
+	28, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
+	28, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
 	0,  // 9: ringmod.v1.ExplainRequest.module:type_name -> ringmod.v1.ModuleVersion
 	8,  // 10: ringmod.v1.ExplainResponse.objects:type_name -> ringmod.v1.Explanation
 	9,  // 11: ringmod.v1.Explanation.ranks:type_name -> ringmod.v1.Rank
-	27, // 12: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
-	28, // 13: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
-	29, // 14: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
-	30, // 15: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
-	26, // 16: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
-	26, // 17: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
-	28, // 18: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
-	28, // 19: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
-	25, // 20: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
+	29, // 12: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
+	30, // 13: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
+	31, // 14: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
+	32, // 15: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
+	28, // 16: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
+	28, // 17: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
+	30, // 18: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
+	30, // 19: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
+	27, // 20: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
 	0,  // 21: ringmod.v1.PurgeRequest.module:type_name -> ringmod.v1.ModuleVersion
-	27, // 22: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	29, // 22: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
 	18, // 23: ringmod.v1.ScrubResponse.findings:type_name -> ringmod.v1.ScrubFinding
-	30, // 24: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
-	31, // 25: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
-	24, // 26: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
-	0,  // 27: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
-	23, // 28: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
-	30, // 29: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
-	1,  // 30: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
-	6,  // 31: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
-	10, // 32: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
-	12, // 33: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
-	14, // 34: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
-	16, // 35: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
-	19, // 36: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
-	21, // 37: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
-	2,  // 38: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
-	7,  // 39: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
-	11, // 40: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
-	13, // 41: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
-	15, // 42: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
-	17, // 43: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
-	20, // 44: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
-	22, // 45: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
-	38, // [38:46] is the sub-list for method output_type
-	30, // [30:38] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	32, // 24: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
+	33, // 25: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
+	26, // 26: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
+	32, // 27: ringmod.v1.ImportResponse.error:type_name -> ringmod.v1.ErrorDetail
+	0,  // 28: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
+	25, // 29: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
+	32, // 30: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
+	1,  // 31: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
+	6,  // 32: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
+	10, // 33: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
+	12, // 34: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
+	14, // 35: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
+	16, // 36: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
+	19, // 37: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
+	21, // 38: ringmod.v1.AdminService.Import:input_type -> ringmod.v1.ImportRequest
+	23, // 39: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
+	2,  // 40: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
+	7,  // 41: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
+	11, // 42: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
+	13, // 43: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
+	15, // 44: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
+	17, // 45: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
+	20, // 46: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
+	22, // 47: ringmod.v1.AdminService.Import:output_type -> ringmod.v1.ImportResponse
+	24, // 48: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
+	40, // [40:49] is the sub-list for method output_type
+	31, // [31:40] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_admin_proto_init() }
@@ -2181,7 +2321,7 @@ func file_ringmod_v1_admin_proto_init() {
 		(*PurgeRequest_Target)(nil),
 		(*PurgeRequest_Prefix)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[21].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
 		(*RefreshRequest_Module)(nil),
 		(*RefreshRequest_Target)(nil),
 	}
@@ -2191,7 +2331,7 @@ func file_ringmod_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_admin_proto_rawDesc), len(file_ringmod_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	AdminService_Purge_FullMethodName    = "/ringmod.v1.AdminService/Purge"
 	AdminService_Scrub_FullMethodName    = "/ringmod.v1.AdminService/Scrub"
 	AdminService_SetSpec_FullMethodName  = "/ringmod.v1.AdminService/SetSpec"
+	AdminService_Import_FullMethodName   = "/ringmod.v1.AdminService/Import"
 	AdminService_Refresh_FullMethodName  = "/ringmod.v1.AdminService/Refresh"
 )
 
@@ -56,6 +57,11 @@ type AdminServiceClient interface {
 	// SetSpec starts the transition to another ring spec. It ends by itself when
 	// all nodes have caught up.
 	SetSpec(ctx context.Context, in *SetSpecRequest, opts ...grpc.CallOption) (*SetSpecResponse, error)
+	// Import stores the files of a bundle on the node that is asked, which verifies
+	// them as if an upstream had given them, checksums included; its replicas
+	// then get them. The files of checksum databases come first: what they prove
+	// is accepted without any way to the database.
+	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error)
 	// Refresh asks upstream again for the mutable answers of a module and forgets
 	// its remembered absences.
 	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
@@ -157,6 +163,19 @@ func (c *adminServiceClient) SetSpec(ctx context.Context, in *SetSpecRequest, op
 	return out, nil
 }
 
+func (c *adminServiceClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[2], AdminService_Import_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportRequest, ImportResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_ImportClient = grpc.BidiStreamingClient[ImportRequest, ImportResponse]
+
 func (c *adminServiceClient) Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RefreshResponse)
@@ -194,6 +213,11 @@ type AdminServiceServer interface {
 	// SetSpec starts the transition to another ring spec. It ends by itself when
 	// all nodes have caught up.
 	SetSpec(context.Context, *SetSpecRequest) (*SetSpecResponse, error)
+	// Import stores the files of a bundle on the node that is asked, which verifies
+	// them as if an upstream had given them, checksums included; its replicas
+	// then get them. The files of checksum databases come first: what they prove
+	// is accepted without any way to the database.
+	Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error
 	// Refresh asks upstream again for the mutable answers of a module and forgets
 	// its remembered absences.
 	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
@@ -227,6 +251,9 @@ func (UnimplementedAdminServiceServer) Scrub(*ScrubRequest, grpc.ServerStreaming
 }
 func (UnimplementedAdminServiceServer) SetSpec(context.Context, *SetSpecRequest) (*SetSpecResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetSpec not implemented")
+}
+func (UnimplementedAdminServiceServer) Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error {
+	return status.Error(codes.Unimplemented, "method Import not implemented")
 }
 func (UnimplementedAdminServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
@@ -364,6 +391,13 @@ func _AdminService_SetSpec_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Import_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServiceServer).Import(&grpc.GenericServerStream[ImportRequest, ImportResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_ImportServer = grpc.BidiStreamingServer[ImportRequest, ImportResponse]
+
 func _AdminService_Refresh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RefreshRequest)
 	if err := dec(in); err != nil {
@@ -424,6 +458,12 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Scrub",
 			Handler:       _AdminService_Scrub_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Import",
+			Handler:       _AdminService_Import_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "ringmod/v1/admin.proto",
