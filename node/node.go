@@ -274,29 +274,6 @@ func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, er
 	return obj, missing
 }
 
-// unsecured answers by a fill that runs, which may have stored the object but waits for
-// another node to have it. Neither an object nor an error: there is none.
-func (n *Node) unsecured(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	if n.cfg.Copier == nil || req.Mode == cache.Peek && req.Hops > 0 { // the other node gets its copy
-		return nil, nil //nolint:nilnil // see above
-	}
-	f := n.flights.join(req.Target.String(), req.Mode == cache.Coordinate)
-	switch {
-	case f == nil:
-		return nil, nil //nolint:nilnil // see above
-	case req.Mode == cache.Peek:
-		return nil, notCached(req.Target)
-	}
-	obj, err := n.follow(ctx, f, req, false)
-	if errors.Is(err, errUnstored) {
-		return nil, nil //nolint:nilnil // look once more
-	}
-	if err == nil {
-		n.cfg.Metrics.answered(req.Target.Kind, obj.Source)
-	}
-	return obj, err
-}
-
 // maxAnew is how often a fill is begun for one caller whose object the disk did not
 // keep until it was opened.
 const maxAnew = 3

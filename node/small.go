@@ -59,27 +59,6 @@ func (n *Node) fillSmall(ctx context.Context, t target.Target, f *flight) (o sma
 	}
 }
 
-// storeSecurely returns when o is stored here and at a second node, or cannot be: its
-// caller gets it all the same.
-func (n *Node) storeSecurely(ctx context.Context, t target.Target, f *flight, o small) {
-	if err := put(n.cfg.Store, t.String(), o); err != nil {
-		n.notStored(ctx, t.String(), err)
-		return
-	}
-	n.secure(ctx, t, f)
-}
-
-// secure waits until a second node has t, which f has stored here.
-func (n *Node) secure(ctx context.Context, t target.Target, f *flight) {
-	if n.cfg.Copier == nil {
-		return
-	}
-	if err := n.cfg.Copier.Secure(ctx, t); err != nil {
-		f.alone()
-		n.log.WarnContext(ctx, "stored at this node only, for now", "key", t.String(), "err", err)
-	}
-}
-
 // smallOf reads what s gives and verifies it, but for the checksum database's word
 // where a node has it already.
 func (n *Node) smallOf(ctx context.Context, t target.Target, s *supply) (small, error) {
