@@ -216,8 +216,12 @@ func (c *Comparer) came(n int64) {
 	}
 }
 
-// settle remembers the comparisons that have nothing more to bring.
+// settle remembers the comparisons that have nothing more to bring. What was refused for
+// want of room has more.
 func (r *round) settle() {
+	if !r.cfg.Store.HasRoom() {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, ch := range r.checks {
