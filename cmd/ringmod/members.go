@@ -60,7 +60,7 @@ func (a *assembly) meet() error {
 	})
 	a.tasks = append(a.tasks, a.peers.Run, a.sync.Run)
 	if a.followed != nil && a.own != nil {
-		a.followed.View, a.followed.Nodes = a.members.View, a.peers
+		a.followed.View, a.followed.Changed, a.followed.Nodes = a.members.View, a.members.Changed, a.peers
 		a.tasks = append(a.tasks, a.followed.Run)
 	}
 	return nil

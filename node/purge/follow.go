@@ -19,10 +19,11 @@ const (
 
 // Follower learns of purges from one node after the other, for a gateway.
 type Follower struct {
-	Set    *Set
-	View   func() *ring.View // as Config.View
-	Region string            // whose nodes are preferred
-	Nodes  Nodes
+	Set     *Set
+	View    func() *ring.View // as Config.View and Changed
+	Changed func() <-chan struct{}
+	Region  string // whose nodes are preferred
+	Nodes   Nodes
 	// Told is as Config.Told.
 	Told   func(purged func(name string) bool)
 	Logger *slog.Logger
@@ -36,12 +37,15 @@ func (f *Follower) Heard() bool { return f.heard.Load() }
 // Run follows until ctx is done.
 func (f *Follower) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
+		changed := f.Changed()
 		if id := f.choose(); id != "" {
 			err := f.follow(ctx, id)
 			f.Logger.DebugContext(ctx, "a node is not followed any more", "peer", id, "err", err)
+			changed = nil // there may be many at once
 		}
 		select {
 		case <-ctx.Done():
+		case <-changed:
 		case <-time.After(followPause/2 + rand.N(followPause)):
 		}
 	}

@@ -82,7 +82,7 @@ func TestFollow(t *testing.T) {
 		view := newWorld(t, "a", "b").view
 		told := make(chan bool, 10)
 		f := &purge.Follower{
-			Set: purge.NewSet(), View: func() *ring.View { return view }, Region: "r", Nodes: w, Logger: slog.New(slog.DiscardHandler),
+			Set: purge.NewSet(), View: func() *ring.View { return view }, Changed: func() <-chan struct{} { return nil }, Region: "r", Nodes: w, Logger: slog.New(slog.DiscardHandler),
 			Told: func(purged func(string) bool) { told <- purged(bad) && !purged(good) },
 		}
 		ctx, cancel := context.WithCancel(t.Context())
