@@ -26,6 +26,7 @@ func NewCollector(o Observed) prometheus.Collector {
 		members:  describe("members", "Members in the table by state and role.", "state", "role"),
 		up:       describe("members_up", "Members that are in and reachable, by state and role.", "state", "role"),
 		view:     describe("view", "Always 1; the digest is the same wherever placement is.", "digest"),
+		moving:   describe("view_moving_nodes", "Nodes that join or leave, as the placement in use has them."),
 	}
 	add := func(name, help string, kind prometheus.ValueType, value func(Stats) float64) {
 		c.stats = append(c.stats, stat{describe(name, help), kind, value})
@@ -46,9 +47,9 @@ func NewCollector(o Observed) prometheus.Collector {
 }
 
 type collector struct {
-	observed          Observed
-	members, up, view *prometheus.Desc
-	stats             []stat
+	observed                  Observed
+	members, up, view, moving *prometheus.Desc
+	stats                     []stat
 }
 
 type stat struct {
@@ -85,8 +86,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
-	digest := fmt.Sprintf("%016x", c.observed.View().Digest())
-	out <- prometheus.MustNewConstMetric(c.view, prometheus.GaugeValue, 1, digest)
+	view, moving := c.observed.View(), 0
+	for _, m := range view.Members() {
+		if m.State != ring.Active {
+			moving++
+		}
+	}
+	out <- prometheus.MustNewConstMetric(c.view, prometheus.GaugeValue, 1, fmt.Sprintf("%016x", view.Digest()))
+	out <- prometheus.MustNewConstMetric(c.moving, prometheus.GaugeValue, float64(moving))
 	stats := c.observed.Stats()
 	for _, s := range c.stats {
 		out <- prometheus.MustNewConstMetric(s.desc, s.kind, s.value(stats))

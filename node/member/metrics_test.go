@@ -61,6 +61,7 @@ ringmod_rejoins_total 5
 ringmod_view{digest="81fda63de87b7211"} 1
 ringmod_view_changes_total 1
 ringmod_view_errors_total 2
+ringmod_view_moving_nodes 0
 `
 	if got := "\n" + exposed(t, observed{view}); got != want {
 		t.Errorf("got %s\nwant %s", got, want)

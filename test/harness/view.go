@@ -20,7 +20,7 @@ const (
 type view struct {
 	digest string
 	in, up int // nodes, the member itself included
-	moving int // of those that are in, joining or leaving
+	moving int // that join or leave, by the placement in use
 }
 
 func (p *Process) view() (view, error) {
@@ -35,12 +35,11 @@ func (p *Process) view() (view, error) {
 		switch {
 		case strings.HasPrefix(name, "ringmod_view{"):
 			v.digest = name
+		case name == "ringmod_view_moving_nodes":
+			v.moving = n
 		case !strings.Contains(name, `role="node"`), strings.Contains(name, `state="left"`), strings.Contains(name, `state="forgotten"`):
 		case strings.HasPrefix(name, "ringmod_members{"):
 			v.in += n
-			if !strings.Contains(name, `state="active"`) {
-				v.moving += n
-			}
 		case strings.HasPrefix(name, "ringmod_members_up{"):
 			v.up += n
 		}
