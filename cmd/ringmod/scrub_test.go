@@ -20,19 +20,23 @@ func TestScrubView(t *testing.T) {
 		err  string
 	}{
 		{
-			"all is well", []*ringmodv1.ScrubResponse{{NodeId: "n1", ObjectsChecked: 5, ObjectsTotal: 5, BytesChecked: 2048, Done: true}},
+			"all is well",
+			[]*ringmodv1.ScrubResponse{{NodeId: "n1", ObjectsChecked: 5, ObjectsTotal: 5, BytesChecked: 2048, Done: true}},
 			"0 bad copies found, 0 repaired.", "",
 		},
 		{
-			"repaired", []*ringmodv1.ScrubResponse{{NodeId: "n1", Findings: bad(true)}, {NodeId: "n1", Done: true}},
+			"repaired",
+			[]*ringmodv1.ScrubResponse{{NodeId: "n1", Findings: bad(true)}, {NodeId: "n1", Done: true}},
 			"n1: example.com/m/@v/v1.0.0.zip: repaired: chunk 3: wrong checksum", "",
 		},
 		{
-			"not repaired", []*ringmodv1.ScrubResponse{{NodeId: "n1", Findings: bad(false)}, {NodeId: "n1", Findings: bad(true), Done: true}},
+			"not repaired",
+			[]*ringmodv1.ScrubResponse{{NodeId: "n1", Findings: bad(false)}, {NodeId: "n1", Findings: bad(true), Done: true}},
 			"2 bad copies found, 1 repaired.", "1 bad copy was not repaired",
 		},
 		{
-			"a node that could not", []*ringmodv1.ScrubResponse{
+			"a node that could not",
+			[]*ringmodv1.ScrubResponse{
 				{NodeId: "n1", Done: true}, {NodeId: "n2", Done: true, Error: &ringmodv1.ErrorDetail{Text: "a scrub runs here already"}},
 			},
 			"0 bad copies found", "n2 did not finish: a scrub runs here already",
