@@ -182,6 +182,26 @@ func TestLostTakesBackItsOwnBytes(t *testing.T) {
 	}
 }
 
+// TestPurgeForgetsWhatWasLost takes any bytes once an operator has removed the old ones.
+func TestPurgeForgetsWhatWasLost(t *testing.T) {
+	t.Parallel()
+	d := openTest(t, t.TempDir())
+	for _, name := range []string{"example.com/a/@v/v1.0.0.zip", "example.com/b/@v/v1.0.0.zip"} {
+		mustCommit(t, d, name, "good")
+		flip(t, file(d, name), 0, 1)
+		wantCorrupt(t, d, name)
+	}
+	if _, err := d.Purge(t.Context(), "example.com/a/", func(string) bool { return true }); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.PurgeObject(t.Context(), "example.com/b/@v/v1.0.0.zip"); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"example.com/a/@v/v1.0.0.zip", "example.com/b/@v/v1.0.0.zip"} {
+		mustCommit(t, d, name, "other")
+	}
+}
+
 // TestReplacedIsKept wants the older of two copies in quarantine.
 func TestReplacedIsKept(t *testing.T) {
 	t.Parallel()
