@@ -146,7 +146,9 @@ func (b *budget) reserveSpare(n int64) bool {
 func (b *budget) waitLocked(n int64, deadline <-chan time.Time) bool {
 	b.wanted += n
 	changed := b.changed
-	b.evict()
+	if !b.barren { // else eviction and we would wake each other until the deadline
+		b.evict()
+	}
 	b.mu.Unlock()
 	defer func() {
 		b.mu.Lock()
@@ -174,6 +176,7 @@ func (b *budget) release(reserved, written int64) {
 	defer b.mu.Unlock()
 	b.reserved -= reserved
 	b.written -= written
+	b.barren = false // what was being written may be an object by now
 	b.changedLocked()
 }
 

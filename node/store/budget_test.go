@@ -109,3 +109,29 @@ func TestReserveWaitsForRoom(t *testing.T) {
 		}
 	})
 }
+
+// A writer that waits for another one, while nothing can be evicted, has eviction
+// tried once and again when the other is done.
+func TestReserveDoesNotSpin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b *budget
+		tries := 0
+		evict := func() {
+			tries++
+			go b.evicted(false)
+		}
+		b = newBudget(Limit{Bytes: 1000}, func() int64 { return 500 }, func() (space, error) { return space{}, nil }, evict)
+		if err := b.reserve(300); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Second, func() { b.release(300, 0) })
+		began := time.Now()
+		if err := b.reserve(400); err != nil || time.Since(began) != time.Second {
+			t.Errorf("got %v after %v, want room after 1 s", err, time.Since(began))
+		}
+		if tries > 3 {
+			t.Errorf("eviction was tried %d times", tries)
+		}
+	})
+}
