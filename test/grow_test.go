@@ -147,13 +147,14 @@ func lose(t *testing.T, c *harness.Cluster, name string, objects library) {
 // kind in the middle of it. They go on when they are started again, and no client
 // notices.
 func TestManyMovesAtOnce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes half a minute")
-	}
 	t.Parallel()
+	versions := 300
+	if testing.Short() {
+		versions = 30
+	}
 	fake := upstreamtest.New(t)
 	c, gateways := startCluster(t, fake, 4, 2)
-	objects := libraryOf(fake, modules(t, fake, "m", 300, 100<<10))
+	objects := libraryOf(fake, modules(t, fake, "m", versions, 100<<10))
 	readTogether(t, gateways[0], objects)
 	waitForCopies(t, c, objects)
 	fake.Fault("", upstreamtest.Fault{Status: 503})

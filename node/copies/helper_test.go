@@ -214,8 +214,6 @@ type holder struct {
 	mu    sync.Mutex
 	fills int
 	fail  error
-
-	filling bool // all the time, whatever is asked
 }
 
 func (h *holder) set(fills int, fail error) {
@@ -232,7 +230,7 @@ func (h *holder) Fills() int {
 
 // Holding implements copies.Node.
 func (h *holder) Holding(_ context.Context, t target.Target) (*ringmodv1.Holding, error) {
-	held := &ringmodv1.Holding{Target: t.String(), Filling: h.filling}
+	held := &ringmodv1.Holding{Target: t.String()}
 	if entry, err := h.mem.Stat(t.String()); err == nil {
 		held.Copy = &ringmodv1.Copy{Target: t.String(), Size: uint64(entry.Size), Sha256: entry.SHA256[:]}
 	} else if doc, err := h.mem.Document(t.String()); err == nil {

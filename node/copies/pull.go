@@ -247,7 +247,7 @@ var errChanged = errors.New("other bytes than those that were announced")
 // pull gets an object and hands it to the node.
 func (k *Keeper) pull(ctx context.Context, p *pull) (result string, err error) {
 	defer k.survive(ctx, p.holder, &err)
-	if !p.urgent && k.isHere(ctx, p.target) || k.adopts(ctx, p.target) {
+	if k.isHere(ctx, p.target) || k.adopts(ctx, p.target) {
 		return pulledNothing, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, pullLimit)

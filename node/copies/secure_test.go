@@ -1,7 +1,6 @@
 package copies_test
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"testing"
@@ -180,24 +179,6 @@ func TestSpareRankTakesWhatIsNeeded(t *testing.T) {
 			if resp, err := r.announce(t.Context(), req); err != nil || resp.GetOutcomes()[0] != want {
 				t.Errorf("waiting %t: %v, %v, want %v", wait, resp, err, want)
 			}
-		}
-	})
-}
-
-// A fill of the same object that runs here may wait for the holder, who waits for us: it
-// keeps nobody from pulling what is waited for.
-func TestUrgentPullBesideAFill(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, viewOf(t, "a1", "a2"), copies.Config{})
-		r.node.filling = true
-		r.others.held[modName(0)] = []byte("data")
-		start := time.Now()
-		req := &ringmodv1.AnnounceRequest{Holder: "a2", Wait: true, Copies: []*ringmodv1.Copy{copyOf(modName(0), "data")}}
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		defer cancel()
-		if resp, err := r.announce(ctx, req); err != nil || resp.GetOutcomes()[0] != held || time.Since(start) > time.Second {
-			t.Errorf("%v, %v after %v, want it held soon", resp, err, time.Since(start))
 		}
 	})
 }

@@ -69,11 +69,13 @@ func (k *Keeper) consider(ctx context.Context, c *ringmodv1.Copy, req *ringmodv1
 		return outcome
 	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && k.cfg.Declines(t, c):
 		return ringmodv1.Outcome_OUTCOME_DECLINED
-	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && req.GetWait():
-		k.pulls.hurry(&pull{target: t, digest: digest, holder: holder}) // a fill that runs here may wait for the holder
-		return outcome
 	case outcome == ringmodv1.Outcome_OUTCOME_WANTED && !k.isHere(ctx, t):
-		k.pulls.add(&pull{target: t, digest: digest, holder: holder})
+		p := &pull{target: t, digest: digest, holder: holder}
+		if req.GetWait() {
+			k.pulls.hurry(p)
+		} else {
+			k.pulls.add(p)
+		}
 		return outcome
 	default:
 		return outcome

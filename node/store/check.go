@@ -23,10 +23,6 @@ type Stale struct {
 	Checked time.Time
 }
 
-// clockSlack is how far in the future a check may lie. What lies further was noted by a clock
-// that was ahead, and counts for nothing.
-const clockSlack = 24 * time.Hour
-
 // Backlog is what waits to be checked.
 type Backlog struct {
 	Oldest         []Stale // those that were checked longest ago, that one first
@@ -87,9 +83,6 @@ func (d *Disk) checkedPage(from []byte) (page []Stale, orphans []*indexWrite, ne
 			s := Stale{Entry: e, Checked: e.Stored}
 			if t, ok := at[e.Name]; ok && t.After(s.Checked) {
 				s.Checked = t
-			}
-			if time.Until(s.Checked) > clockSlack {
-				s.Checked = time.Time{}
 			}
 			delete(at, e.Name)
 			page = append(page, s)

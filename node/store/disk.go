@@ -42,6 +42,9 @@ type DiskConfig struct {
 	// Place tells where objects belong, for Sums and Keys; nil: nowhere. It must always
 	// say the same of a name.
 	Place Place
+	// Fault is asked before each step of writing, and before a read ("check", "pulse"):
+	// what it returns is as if the operating system had. For simulations; nil: none.
+	Fault func(step string) error
 	// Logger takes what an operator should know; nil means nobody.
 	Logger *slog.Logger
 }
@@ -127,6 +130,9 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d.hot = newHotArea(d)
 	d.budget = newBudget(cfg.Limit, d.held, d.space, func() { ask(d.crowded) })
 	d.uses.flush = func() { ask(d.flush) }
+	if cfg.Fault != nil {
+		d.stopAt.Store(&cfg.Fault)
+	}
 	if d.class == nil {
 		d.class = func(string) Class { return Public }
 	}

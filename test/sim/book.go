@@ -25,15 +25,17 @@ type answer struct {
 	start   time.Time
 	end     time.Time
 
-	status int    // of HTTP, 0 for none
-	source string // Cache-Status
-	stale  bool
-	age    time.Duration
-	whole  bool   // the body came to its end
-	wrong  string // what is not right with a whole body
-	state  int    // of a mutable target: see state
-	text   string // of an answer that is no object
-	err    error  // none came, or not to its end
+	status   int    // of HTTP, 0 for none
+	source   string // Cache-Status
+	stale    bool
+	age      time.Duration
+	whole    bool     // the body came to its end
+	wrong    string   // what is not right with a whole body
+	state    int      // of a mutable target: see state
+	text     string   // of an answer that is no object
+	held     holders  // at the start; at the end too
+	versions []string // of a list
+	err      error    // none came, or not to its end
 }
 
 // call is one request that a node's service took.
@@ -52,6 +54,9 @@ type epoch struct {
 	alive map[string]int                // boot of what runs and is not frozen
 	links map[[2]string]membertest.Kind // what passes from the first to the second
 	out   map[string]bool               // who reaches upstream
+	blind map[string]bool               // whose disk cannot be read
+	away  map[string]bool               // for good
+	full  map[string]bool               // whose disk takes nothing, or may have no room
 	view  *ring.View                    // of who ought to be in
 	moods [len(zipSizes)]mood
 	// weight is how many more opinions about who coordinates the change may have
@@ -63,10 +68,21 @@ type epoch struct {
 type book struct {
 	w *World
 
-	mu      sync.Mutex // guards what follows
-	answers []answer
-	calls   []call
-	epochs  []epoch
+	mu        sync.Mutex // guards what follows
+	answers   []answer
+	calls     []call
+	epochs    []epoch
+	pulls     []pulled
+	nodes     []*machine
+	takedowns []*takedown
+}
+
+// pulled are bytes that one node has got from another in the background.
+type pulled struct {
+	by   string
+	boot int
+	n    int
+	at   time.Time
 }
 
 func newBook(w *World) *book { return &book{w: w} }
@@ -83,12 +99,40 @@ func (b *book) call(c call) {
 	b.calls = append(b.calls, c)
 }
 
+// pull notes what was pulled; what comes at the same time is one.
+func (b *book) pull(p pulled) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := len(b.pulls); n > 0 && b.pulls[n-1].by == p.by && b.pulls[n-1].boot == p.boot && b.pulls[n-1].at.Equal(p.at) {
+		b.pulls[n-1].n += p.n
+		return
+	}
+	b.pulls = append(b.pulls, p)
+}
+
+// holders tells where an object is now.
+func (b *book) holders(name string) holders {
+	h := holders{since: make(map[string]time.Time)}
+	b.mu.Lock()
+	nodes := b.nodes
+	b.mu.Unlock()
+	for _, m := range nodes {
+		at, held, lost := m.disk.heldSince(name)
+		if h.lost += lost; held {
+			h.since[m.id] = at
+		}
+	}
+	return h
+}
+
 // observe begins an epoch, see epoch.weight.
 func (b *book) observe(weight int) {
 	e := b.w.look()
 	e.weight = weight
+	nodes := b.w.nodes("")
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.nodes = nodes
 	b.epochs = append(b.epochs, e)
 }
 
@@ -104,7 +148,7 @@ func (b *book) begin() {
 func (w *World) look() epoch {
 	e := epoch{
 		at: time.Now(), alive: make(map[string]int), links: make(map[[2]string]membertest.Kind), out: make(map[string]bool),
-		view: w.placement(),
+		blind: make(map[string]bool), full: make(map[string]bool), away: make(map[string]bool), view: w.placement(),
 	}
 	for i := range e.moods {
 		e.moods[i] = w.out.moodOf(i)
@@ -119,10 +163,12 @@ func (w *World) look() epoch {
 		return passes
 	}
 	for _, a := range w.machines {
+		e.away[a.id] = a.away || a.boots.Load() == 0
 		if a.running == nil || a.frozen {
 			continue
 		}
 		e.alive[a.id] = int(a.boots.Load())
+		e.blind[a.id], e.full[a.id] = a.disk.noReads.Load(), a.disk.noWrites.Load() || a.disk.limit > 0
 		here := membertest.Host(a.host)
 		e.out[a.id] = !w.net.Blocked(here, upstream, membertest.Streams) && !w.net.Blocked(upstream, here, membertest.Streams)
 		for _, b := range w.machines {
@@ -133,15 +179,15 @@ func (w *World) look() epoch {
 }
 
 // placement is what all members place by once they agree: nodes that were ever started
-// are in.
+// are in, in the state that they had last, until they have left or are forgotten.
 func (w *World) placement() *ring.View {
 	table := &ring.Members{}
 	for _, m := range w.nodes("") {
-		if m.boots.Load() == 0 {
+		if m.boots.Load() == 0 || m.forgot || m.life().IsTombstone() {
 			continue
 		}
 		_, err := table.Put(ring.Member{
-			ID: m.id, Boot: "0000000000000001", Epoch: 1, State: ring.Active, Role: m.role, Region: m.region, Zone: m.zone,
+			ID: m.id, Boot: "0000000000000001", Epoch: 1, State: m.life(), Role: m.role, Region: m.region, Zone: m.zone,
 			Weight: 1, Addr: "10.0.0.1:1", Spec: w.spec.Hash(),
 		})
 		if err != nil {
@@ -198,11 +244,24 @@ func (e epoch) linked(a, b string, by membertest.Kind) bool {
 
 func (e epoch) up(id string) bool { return e.alive[id] > 0 }
 
-// ranks returns the ids of the ranks of a target in a region.
+// ranks returns the ids of the ranks of a target in a region: those that are ranks both
+// now and when whoever joins or leaves will have done so.
 func (e epoch) ranks(region string, t target.Target) []string {
+	return e.both(region, t, (*ring.Table).Ranks)
+}
+
+// replicas are those who should hold it, likewise.
+func (e epoch) replicas(region string, t target.Target) []string {
+	return e.both(region, t, (*ring.Table).Replicas)
+}
+
+func (e epoch) both(region string, t target.Target, of func(*ring.Table, string, ring.Partition) []ring.Index) []string {
 	var all []string
-	for _, i := range e.view.Current().Ranks(region, ring.OfTarget(t)) {
-		all = append(all, e.view.Member(i).ID)
+	current := of(e.view.Current(), region, ring.OfTarget(t))
+	for _, i := range of(e.view.Next(), region, ring.OfTarget(t)) {
+		if slices.Contains(current, i) {
+			all = append(all, e.view.Member(i).ID)
+		}
 	}
 	return all
 }

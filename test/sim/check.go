@@ -41,6 +41,7 @@ func (b *book) check() []string {
 	fetches := b.w.out.history()
 	bad = append(bad, b.needless(fetches)...)
 	bad = append(bad, b.repeated(fetches)...)
+	bad = append(bad, b.rush()...)
 	return append(bad, b.hops()...)
 }
 
@@ -66,7 +67,7 @@ func (b *book) judge(a answer) string {
 	case a.wrong != "":
 		return ""
 	case a.whole && a.status == 200:
-		return cmp.Or(b.judgeAge(a), b.judgeTime(a))
+		return cmp.Or(b.judgePurged(a), b.judgeAge(a), b.judgeTime(a))
 	case a.whole && (a.status == 404 || a.status == 410):
 		return b.judgeAbsence(a)
 	}
@@ -90,6 +91,9 @@ func (b *book) judgeAge(a answer) string {
 		return ""
 	}
 	mod, _ := place(a.target)
+	if b.maybePurged(a.target, a.start, a.end) { // the newest is another one
+		return ""
+	}
 	next, superseded := b.w.out.publishedAt(mod, a.state)
 	switch {
 	case a.state < 1:
@@ -133,7 +137,7 @@ func (b *book) waited(a answer) bool {
 
 // judgeAbsence holds a "no" against what upstream said of late.
 func (b *book) judgeAbsence(a answer) string {
-	if a.cached {
+	if a.cached || b.maybePurged(a.target, a.start, a.end) {
 		return ""
 	}
 	if strings.Contains(a.source, "not_cached") {
@@ -170,9 +174,9 @@ func (b *book) copyFor(a answer) string {
 		return ""
 	}
 	for _, m := range b.w.nodes("") {
-		since, ok := m.disk.heldSince(a.target.String())
+		since, ok := a.held.since[m.id]
 		if ok && since.Before(a.start) && b.always(a.start.Add(-settling), a.end, func(e epoch) bool {
-			return e.close(a.gateway, m.id) && slices.Contains(b.askable(e, m.region, a), m.id)
+			return e.close(a.gateway, m.id) && slices.Contains(b.askable(e, m.region, a), m.id) && !e.blind[m.id]
 		}) {
 			return m.id
 		}
@@ -183,11 +187,10 @@ func (b *book) copyFor(a answer) string {
 // askable returns who is asked for a copy in a region: all ranks in the gateway's
 // own, and the replicas elsewhere.
 func (b *book) askable(e epoch, region string, a answer) []string {
-	ranks := e.ranks(region, a.target)
 	if region != b.w.machines[a.gateway].region {
-		ranks = ranks[:min(len(ranks), b.w.spec.Replicas)]
+		return e.replicas(region, a.target)
 	}
-	return ranks
+	return e.ranks(region, a.target)
 }
 
 // upstreamFor tells by which way upstream could have been asked all the time.
@@ -222,7 +225,7 @@ func (b *book) backwards() []string {
 	}
 	by := make(map[key][]answer)
 	for _, a := range b.answers {
-		if a.whole && a.status == 200 && !a.target.Kind.Immutable() {
+		if a.whole && a.status == 200 && !a.target.Kind.Immutable() && !b.maybePurged(a.target, b.w.start, a.end) {
 			k := key{a.gateway, a.target.String(), a.boot}
 			by[k] = append(by[k], a)
 		}
@@ -240,174 +243,5 @@ func (b *book) backwards() []string {
 		}
 	}
 	slices.Sort(bad)
-	return bad
-}
-
-// needless is I4: nobody fetches what a rank of the region has.
-func (b *book) needless(fetches []fetch) []string {
-	var bad []string
-	for _, f := range fetches {
-		by := b.w.machines[f.by]
-		switch {
-		case !by.node():
-			if id := b.anyNode(f); id != "" {
-				bad = append(bad, fmt.Sprintf("%s %s: I4 by itself, although %s could be asked", b.at(f.start), &f, id))
-			}
-		case f.target.Kind.Immutable():
-			if id := b.holderFor(f); id != "" {
-				bad = append(bad, fmt.Sprintf("%s %s for region %s: I4 %s had a copy all the time", b.at(f.start), &f, f.region, id))
-			}
-		}
-	}
-	return bad
-}
-
-// anyNode returns a rank that a gateway could have asked.
-func (b *book) anyNode(f fetch) string {
-	for _, m := range b.w.nodes("") {
-		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
-			return e.close(f.by, m.id) && slices.Contains(e.ranks(m.region, f.target), m.id)
-		}) && !b.rumoured(m.id, f.start) {
-			return m.id
-		}
-	}
-	return ""
-}
-
-// rumoured tells whether anybody who had lost sight of a member has come back within
-// the last minute, and may have told others that it is dead. It is until the member
-// hears of that and contradicts.
-func (b *book) rumoured(id string, at time.Time) bool {
-	blind := make(map[string]bool)
-	for i, e := range b.during(at.Add(-settling), at) {
-		for other := range b.w.machines {
-			sees := e.close(other, id)
-			if sees && blind[other] {
-				return true
-			}
-			// Who was not there in the beginning may have been frozen.
-			blind[other] = !sees && (e.up(other) || i == 0 || blind[other])
-		}
-	}
-	return false
-}
-
-// holderFor returns a rank of the region on whose behalf f was made that held the
-// target, within reach of whoever may have looked for it there.
-func (b *book) holderFor(f fetch) string {
-	region := b.w.machines[f.by].region
-	if !f.target.Kind.Sumdb() { // else whoever fetches wants it for itself, to verify something
-		region = cmp.Or(f.region, region)
-	}
-	seekers := b.seekers(f, region)
-	for _, m := range b.w.nodes(region) {
-		since, ok := m.disk.heldSince(f.target.String())
-		if ok && since.Before(f.start.Add(-2*time.Second)) && b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
-			far := func(id string) bool { return !e.close(id, m.id) }
-			return slices.Contains(e.ranks(region, f.target), m.id) && !slices.ContainsFunc(seekers, far)
-		}) && !b.rumoured(m.id, f.start) {
-			return m.id
-		}
-	}
-	return ""
-}
-
-// seekers returns all members of the region that were there when f began, any of which
-// may have asked for it, and the one that fetched where that is of the region.
-func (b *book) seekers(f fetch, region string) []string {
-	var all []string
-	if b.w.machines[f.by].region == region {
-		all = []string{f.by} // it may be frozen
-	}
-	for _, e := range b.during(f.start, f.start) {
-		for id := range e.alive {
-			if b.w.machines[id].region == region {
-				all = append(all, id)
-			}
-		}
-	}
-	return all
-}
-
-// repeated is I3: see the package.
-func (b *book) repeated(fetches []fetch) []string {
-	by := make(map[string][]fetch)
-	for _, f := range fetches {
-		if b.w.machines[f.by].node() {
-			by[f.target.String()] = append(by[f.target.String()], f)
-		}
-	}
-	var bad []string
-	for _, all := range by {
-		slices.SortFunc(all, func(a, b fetch) int { return a.start.Compare(b.start) })
-		if all[0].target.Kind.Immutable() {
-			bad = append(bad, b.tooMany(all)...)
-		} else {
-			bad = append(bad, b.tooOften(all)...)
-		}
-	}
-	slices.Sort(bad)
-	return bad
-}
-
-// tooMany is I3 for what does not change.
-func (b *book) tooMany(all []fetch) []string {
-	for k, f := range all {
-		allowed := 1 + b.disturbances(all[0].start.Add(-settling), f.start)
-		for _, before := range all[:k] {
-			if before.failed(f.start) {
-				allowed++
-			}
-		}
-		if k+1 > allowed {
-			return []string{fmt.Sprintf("%s %s: I3 for the %d. time, %d allowed: %s", b.at(f.start), &f, k+1, allowed, b.list(all[:k+1]))}
-		}
-	}
-	return nil
-}
-
-// tooOften is I3 for what changes: once in its time to live.
-func (b *book) tooOften(all []fetch) []string {
-	for k, f := range all[1:] {
-		last := all[k]
-		if !last.failed(f.start) && f.start.Sub(last.start) < time.Minute-2*time.Second && b.disturbances(last.start.Add(-settling), f.start) == 0 {
-			return []string{fmt.Sprintf("%s %s: I3 before the last answer was old: %s", b.at(f.start), &f, b.list(all[:k+2]))}
-		}
-	}
-	return nil
-}
-
-func (b *book) list(all []fetch) string {
-	var text []string
-	for _, f := range all {
-		end := "running"
-		if !f.end.IsZero() {
-			end = b.at(f.end)
-		}
-		text = append(text, fmt.Sprintf("%s to %s by %s (%v)", b.at(f.start), end, f.by, f.err))
-	}
-	return strings.Join(text, ", ")
-}
-
-// disturbances adds up what may have given members another opinion about who
-// coordinates.
-func (b *book) disturbances(from, to time.Time) int {
-	sum := 0
-	for _, e := range b.epochs[1:] {
-		if !e.at.Before(from) && !e.at.After(to) {
-			sum += e.weight
-		}
-	}
-	return sum
-}
-
-// hops is I6.
-func (b *book) hops() []string {
-	var bad []string
-	for _, c := range b.calls {
-		if c.hops > 2 {
-			bad = append(bad, fmt.Sprintf("%s %s was asked for %s with %d hops left: I6", b.at(c.at), c.node, c.target, c.hops))
-		}
-	}
 	return bad
 }

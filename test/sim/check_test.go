@@ -1,9 +1,14 @@
 package sim
 
 import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ringmod/ringmod/node/member/membertest"
@@ -15,7 +20,8 @@ import (
 type history struct {
 	*World
 
-	end time.Time
+	end  time.Time
+	held map[string]time.Time // by machine, of aZip
 }
 
 func newHistory(t *testing.T) *history {
@@ -36,7 +42,7 @@ func newHistory(t *testing.T) *history {
 	}
 	w.book.begin()
 	w.book.epochs[0].at = w.start.Add(-time.Hour)
-	return &history{World: w, end: w.start}
+	return &history{World: w, end: w.start, held: make(map[string]time.Time)}
 }
 
 func (h *history) at(seconds float64) time.Time {
@@ -47,7 +53,7 @@ func (h *history) at(seconds float64) time.Time {
 func (h *history) answered(name string, begin float64, edit func(*answer)) {
 	a := answer{
 		gateway: "g1", boot: 1, target: mustTarget(name), start: h.at(begin), end: h.at(begin + 1),
-		status: 200, whole: true, state: 1, source: "ringmod; hit",
+		status: 200, whole: true, state: 1, source: "ringmod; hit", held: h.holders(),
 	}
 	if edit != nil {
 		edit(&a)
@@ -56,12 +62,22 @@ func (h *history) answered(name string, begin float64, edit func(*answer)) {
 }
 
 func (h *history) fetched(by, name string, begin, end float64, err error) {
-	h.out.fetches = append(h.out.fetches, &fetch{by: by, boot: 1, region: "r1", target: mustTarget(name), start: h.at(begin), end: h.at(end), err: err})
+	h.out.fetches = append(h.out.fetches, &fetch{by: by, boot: 1, region: "r1", target: mustTarget(name), start: h.at(begin), end: h.at(end), err: err, holders: h.holders()})
 }
 
 // holds gives aZip to a node.
 func (h *history) holds(id string, since float64) {
-	h.machines[id].disk.held[aZip] = h.at(since)
+	h.held[id] = h.at(since)
+}
+
+func (h *history) holders() holders { return holders{since: maps.Clone(h.held)} }
+
+// purged notes a purge of aZip's version.
+func (h *history) purged(edit func(*takedown)) {
+	d := &takedown{mod: 1}
+	h.book.takeDown(d)
+	d.began, d.ended = h.at(-890), h.at(-889)
+	edit(d)
 }
 
 // since begins an epoch.
@@ -228,6 +244,60 @@ func TestCheckFindsFaults(t *testing.T) {
 			h.answered(aList, -810, func(a *answer) { a.state = 2 })
 			h.answered(aList, -800, nil)
 		}, "I9 went back"},
+		"pulled too fast": {func(h *history) {
+			for i := range 20 {
+				h.book.pull(pulled{"n1", 1, 2 << 20, h.at(-800 + float64(i)/100)})
+			}
+		}, "I8"},
+		"pulled as fast as may be": {func(h *history) {
+			for i := range 200 {
+				h.book.pull(pulled{"n1", 1, 512 << 10, h.at(-800 + float64(i)/100)})
+			}
+		}, ""},
+		"served what was purged": {func(h *history) {
+			h.purged(func(*takedown) {})
+			h.answered(aZip, -780, nil)
+		}, "I10 it was purged"},
+		"listed what was purged": {func(h *history) {
+			h.purged(func(*takedown) {})
+			h.answered(aList, -780, func(a *answer) { a.versions = []string{"v1.0.0"} })
+		}, "I10 the list"},
+		"served what was purged and lifted": {func(h *history) {
+			h.purged(func(d *takedown) { d.lifted, d.clear = h.at(-785), h.at(-784) })
+			h.answered(aZip, -780, nil)
+		}, ""},
+		"served what was purged beyond a cut": {func(h *history) {
+			h.purged(func(*takedown) {})
+			h.since(-850, func() {
+				h.cuts = append(h.cuts, cut{from: h.gateways(), to: h.nodes("")[:1], both: true, kind: membertest.All})
+				h.redraw()
+			})
+			h.answered(aZip, -780, nil)
+		}, ""},
+		"no to what is purged": {func(h *history) {
+			h.purged(func(*takedown) {})
+			h.answered(aZip, -780, absent)
+		}, ""},
+		"no to what is purged no more": {func(h *history) {
+			h.purged(func(d *takedown) { d.lifted, d.clear = h.at(-885), h.at(-884) })
+			h.answered(aZip, -780, absent)
+		}, "a false no"},
+		"fetched twice as the copy was lost": {func(h *history) {
+			h.fetched("n1", aZip, -800, -790, nil)
+			h.fetched("n2", aZip, -780, -770, nil)
+			h.out.fetches[1].lost = 1
+		}, ""},
+		"fetched twice as the disk failed": {func(h *history) {
+			h.since(-850, func() { h.machines["n1"].disk.noWrites.Store(true) })
+			h.fetched("n1", aZip, -700, -690, nil)
+			h.fetched("n1", aZip, -680, -670, nil)
+		}, ""},
+		"fetched what one has who cannot read it": {func(h *history) {
+			owner, other := h.replicas()
+			h.holds(other, -900)
+			h.since(-850, func() { h.machines[other].disk.noReads.Store(true) })
+			h.fetched(owner, aZip, -800, -799, nil)
+		}, ""},
 		"too many hops": {func(h *history) { h.book.call(call{node: "n1", target: aZip, hops: 3, at: h.at(-800)}) }, "I6"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -238,6 +308,90 @@ func TestCheckFindsFaults(t *testing.T) {
 			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
+		})
+	}
+}
+
+// spoil lets all copies turn bad.
+func (d *disk) spoil() error {
+	_, err := d.rot(func() bool { return true })
+	return err
+}
+
+// TestSettleFindsFaults holds the checks of what lies on disks against disks that are
+// not as they should be.
+func TestSettleFindsFaults(t *testing.T) {
+	t.Parallel()
+	owner := func(w *World) *machine { return w.machines[w.look().replicas("r1", mustTarget(aZip))[0]] }
+	path := func(m *machine) string { return filepath.Join(m.disk.dir, "objects", filepath.FromSlash(aZip)) }
+	for name, tt := range map[string]struct {
+		harm func(w *World) error
+		find func(w *World) []string
+		want string
+	}{
+		"nothing": {func(*World) error { return nil }, func(w *World) []string {
+			return slices.Concat(w.misplaced(), w.rotten(), w.machines["n1"].disk.over)
+		}, ""},
+		"a copy is missing": {func(w *World) error {
+			w.give(owner(w), 1, 0)
+			return nil
+		}, (*World).misplaced, "lacks example.com/m1/@v/v1.0.0.zip"},
+		"a node that is gone is not forgotten": {func(w *World) error {
+			w.kill(w.machines["n3"])
+			w.machines["n3"].away = true
+			return nil
+		}, (*World).misplaced, "not forgotten"},
+		"a copy is bad": {func(w *World) error {
+			w.give(owner(w), 1, 0)
+			return owner(w).disk.flip(path(owner(w)))
+		}, (*World).rotten, "I7 the copy of example.com/m1/@v/v1.0.0.zip"},
+		"a scrub cannot repair": {func(w *World) error {
+			w.give(owner(w), 1, 0)
+			w.out.setMood(-1, moodFail)
+			time.Sleep(time.Minute) // until others have copies
+			return errors.Join(w.machines["n1"].disk.spoil(), w.machines["n2"].disk.spoil(), w.machines["n3"].disk.spoil())
+		}, (*World).scrub, "did not repair"},
+		"a purge is not known": {func(w *World) error {
+			w.book.takeDown(&takedown{mod: 1})
+			w.book.takedowns[0].ended = time.Now()
+			return nil
+		}, (*World).misplaced, "does not know"},
+		"what is purged is there": {func(w *World) error {
+			w.give(owner(w), 1, 0)
+			w.book.takeDown(&takedown{mod: 1})
+			w.book.takedowns[0].ended = time.Now()
+			return nil
+		}, (*World).misplaced, "which is purged"},
+		"a disk is above its limit": {func(w *World) error {
+			d := owner(w).disk
+			d.limit = 1 << 20
+			err := os.WriteFile(filepath.Join(d.dir, "objects", "big"), make([]byte, 3<<20), 0o600)
+			d.note(aZip)
+			return err
+		}, func(w *World) []string { return owner(w).disk.over }, "I12"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, ring.DefaultSpec())
+				for mod := range zipSizes {
+					w.out.publish(mod)
+				}
+				for _, id := range []string{"n1", "n2", "n3"} {
+					w.run(w.add(id, "r1", "", ring.Node))
+				}
+				if _, err := w.converge(converging); err != nil {
+					t.Fatal(err)
+				}
+				if err := tt.harm(w); err != nil {
+					t.Fatal(err)
+				}
+				got := strings.Join(tt.find(w), "\n")
+				if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+					t.Errorf("got %q, want %q", got, tt.want)
+				}
+				w.end()
+			})
 		})
 	}
 }

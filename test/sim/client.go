@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -79,15 +80,33 @@ type how struct {
 // get asks a gateway for a target and writes down what came.
 func (c *clients) get(gw *machine, t target.Target, h how) answer {
 	a := answer{gateway: gw.id, boot: int(gw.boots.Load()), target: t, cached: h.cached, left: h.leave, part: h.part, start: time.Now()}
+	a.held = c.w.book.holders(t.String())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), patience)
 	defer cancel()
 	body, err := c.ask(ctx, gw, &a)
 	a.end, a.err, a.whole = time.Now(), err, err == nil && !h.leave
 	if a.whole {
 		a.judge(body)
+		if a.state < 0 && a.status == http.StatusOK && t.Kind == target.List {
+			a.state = c.w.book.purgedState(t, string(body))
+		}
+		if t.Kind == target.List {
+			a.versions = strings.Fields(string(body))
+		}
+	} else {
+		a.held = a.held.and(c.w.book.holders(t.String()))
 	}
 	c.w.book.answer(a)
 	return a
+}
+
+// and leaves those who are holders at another time, too.
+func (h holders) and(other holders) holders {
+	maps.DeleteFunc(h.since, func(id string, _ time.Time) bool {
+		_, still := other.since[id]
+		return !still
+	})
+	return h
 }
 
 func (c *clients) ask(ctx context.Context, gw *machine, a *answer) ([]byte, error) {

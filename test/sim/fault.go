@@ -130,7 +130,9 @@ func (w *World) heal() {
 	for _, id := range w.order {
 		m := w.machines[id]
 		w.thaw(m)
-		if m.running == nil {
+		m.disk.noWrites.Store(false)
+		m.disk.noReads.Store(false)
+		if m.running == nil && !m.away {
 			w.restart(m)
 		}
 	}

@@ -18,6 +18,9 @@ type plan struct {
 	replicas  int
 	near, far time.Duration // one way
 	memory    int64         // of a gateway, in bytes
+	limit     int64         // of each disk, in bytes; 0 = none
+	pulls     int64         // bytes per second that a node may pull; 0 = as ever
+	patient   bool          // nobody says that lost nodes do not come back
 	held      float64       // how much is held in the beginning
 	published []int         // versions of each module in the beginning
 	rate      float64       // requests per second and gateway
@@ -44,6 +47,7 @@ func (p *plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d: replicas %d, %s near and %s far, gateway memory %d KiB, %.0f %% held, %.1f requests/s per gateway, versions %v, %.0f %% loss\n",
 		p.seed, p.replicas, p.near, p.far, p.memory>>10, p.held*100, p.rate, p.published, p.loss*100)
+	fmt.Fprintf(&b, "  disks of %d KiB, pulls of %d KiB/s, patient %v\n", p.limit>>10, p.pulls>>10, p.patient)
 	for _, m := range p.members {
 		fmt.Fprintf(&b, "  %s %s %s %s\n", m.role, m.id, m.region, m.zone)
 	}
@@ -108,6 +112,7 @@ func draw(seed uint64) *plan {
 	for range max(0, r.IntN(8)-4) {
 		d.fault()
 	}
+	d.upkeep()
 	slices.SortStableFunc(p.acts, func(a, b act) int { return int(a.at - b.at) })
 	return p
 }
@@ -153,7 +158,9 @@ func (p *plan) everybody() []string { return append(p.of(ring.Node, ""), p.of(ri
 type drawer struct {
 	*rand.Rand
 
-	plan *plan
+	plan   *plan
+	gone   []planned // for good
+	purged []*takedown
 }
 
 func (d *drawer) add(at time.Duration, text string, do func(w *World)) {
@@ -208,11 +215,7 @@ func (d *drawer) death(text string, end func(*World, *machine)) {
 			end(w, m)
 		}
 	})
-	d.add(at+d.span(0.5, 60), "start "+id, func(w *World) {
-		if m := w.machines[id]; m.running == nil {
-			w.restart(m)
-		}
-	})
+	d.start(at+d.span(0.5, 60), id)
 }
 
 func (d *drawer) ice() {
@@ -329,7 +332,7 @@ func (d *drawer) move() {
 		}
 	})
 	d.add(at+d.span(0.5, 30), "start "+id+" on another address", func(w *World) {
-		if m := w.machines[id]; m.running == nil {
+		if m := w.machines[id]; m.running == nil && !m.away {
 			w.move(m)
 			w.restart(m)
 		}

@@ -16,7 +16,7 @@ func play(t *testing.T, p *plan) (*World, []string) {
 	spec := ring.DefaultSpec()
 	spec.Replicas = p.replicas
 	w := newWorld(t, p.seed, spec)
-	w.memory = p.memory
+	w.memory, w.limit, w.rate = p.memory, p.limit, p.pulls
 	w.delays(p.near, p.far)
 	r := rand.New(rand.NewPCG(p.seed, 1))
 	for mod, n := range p.published {
@@ -40,6 +40,7 @@ func play(t *testing.T, p *plan) (*World, []string) {
 	}
 	w.perform(p)
 	bad = append(bad, w.recover()...)
+	bad = append(bad, w.settle(p.patient)...)
 	bad = append(bad, w.end()...)
 	return w, append(bad, w.book.check()...)
 }
@@ -51,11 +52,11 @@ func (w *World) perform(p *plan) {
 		if a.at >= p.length {
 			break
 		}
-		time.Sleep(a.at - time.Since(begin))
+		w.sleep(a.at - time.Since(begin))
 		w.note("%s", a.text)
 		a.do(w)
 	}
-	time.Sleep(p.length - time.Since(begin))
+	w.sleep(p.length - time.Since(begin))
 }
 
 // recover heals everything and holds the cluster to what it has promised then (I5, and
@@ -72,17 +73,24 @@ func (w *World) recover() []string {
 	} else {
 		w.note("one view after %s", took)
 	}
-	time.Sleep(converging - time.Since(healed))
+	w.sleep(converging - time.Since(healed))
 	for _, gw := range w.gateways() {
 		for mod := range zipSizes {
 			for _, t := range []string{"/@v/list", "/@latest", "/@v/" + versionOf(0) + ".zip", "/@v/" + versionOf(0) + ".info"} {
-				if a := w.clients.get(gw, mustTarget(modulePath(mod)+t), how{}); a.status != 200 || !a.whole {
+				if a := w.clients.get(gw, mustTarget(modulePath(mod)+t), how{}); (a.status != 200 || !a.whole) && !w.mayLack(a) {
 					bad = append(bad, "after healing: "+w.book.describe(a)+fmt.Sprint(" ", a.err))
 				}
 			}
 		}
 	}
 	return bad
+}
+
+// mayLack tells whether a no is a good answer, because of a purge.
+func (w *World) mayLack(a answer) bool {
+	w.book.mu.Lock()
+	defer w.book.mu.Unlock()
+	return a.whole && (a.status == 404 || a.status == 410) && w.book.maybePurged(a.target, a.start, a.end)
 }
 
 // place puts copies on ranks, as replication will: of what is held, all replicas mostly

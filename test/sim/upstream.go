@@ -51,6 +51,13 @@ type fetch struct {
 	end    time.Time // zero while it runs
 	err    error     // how it failed
 	bad    bool      // it got bytes that nobody must take
+	holders
+}
+
+// holders tells where an object is at a time.
+type holders struct {
+	since map[string]time.Time // by machine
+	lost  int                  // how often one was there and is not any more
 }
 
 // failed reports whether f brought nothing, by the time at.
@@ -67,6 +74,8 @@ type outside struct {
 	net  *membertest.Network
 	host netip.Addr
 	catalog
+
+	holders func(name string) holders
 
 	mu      sync.Mutex // guards what follows
 	moods   map[int]mood
@@ -98,6 +107,7 @@ func (o *outside) moodOf(mod int) mood {
 }
 
 func (o *outside) begin(f *fetch) {
+	f.holders = o.holders(f.target.String())
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f.start = time.Now()

@@ -1,11 +1,11 @@
 package sim
 
 import (
-	"bytes"
-	"context"
+	"cmp"
 	"fmt"
-	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/member/membertest"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -41,7 +40,10 @@ type machine struct {
 	boots   atomic.Int64 // clients read it while it grows
 	running *process     // nil while there is none
 	frozen  bool
-	off     bool // without power
+	off     bool       // without power
+	away    bool       // for good: lost or left
+	state   ring.State // as the node had it last, 0 before
+	forgot  bool       // by the others
 	ended   []*process
 }
 
@@ -64,7 +66,10 @@ type World struct {
 	machines map[string]*machine
 	order    []string // of machines: as they were added
 	cuts     []cut
+	dir      string   // of the disks
 	memory   int64    // of a gateway, in bytes; 0 = what it takes by itself
+	limit    int64    // of a disk, likewise none
+	rate     int64    // of pulls, in bytes per second; 0 = what copies take by themselves
 	diary    []string // what happened
 	byHost   sync.Map // ids of machines by netip.Addr
 }
@@ -77,11 +82,17 @@ func newWorld(t *testing.T, seed uint64, spec ring.Spec) *World {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir, err := scratch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	w := &World{
 		t: t, net: net, out: newOutside(net, netip.AddrFrom4([4]byte{10, 9, 9, 9})), sums: sums,
-		spec: spec, views: sharedViews, start: time.Now(), machines: make(map[string]*machine),
+		spec: spec, views: sharedViews, start: time.Now(), dir: dir, machines: make(map[string]*machine),
 	}
 	w.book = newBook(w)
+	w.out.holders = w.book.holders
 	w.clients = newClients(w)
 	return w
 }
@@ -110,9 +121,11 @@ func (w *World) add(id, region, zone string, role ring.Role) *machine {
 	number := byte(len(w.order) + 1)
 	m := &machine{
 		id: id, region: region, zone: zone, role: role,
-		host: netip.AddrFrom4([4]byte{10, regionNumber(region), 0, number}),
-		disk: newDisk(), saved: new(savedState), logs: new(logBuffer),
+		host:  netip.AddrFrom4([4]byte{10, regionNumber(region), 0, number}),
+		saved: new(savedState), logs: new(logBuffer),
 	}
+	m.disk = newDisk(filepath.Join(w.dir, id))
+	m.disk.limit = w.limit
 	w.machines[id] = m
 	w.byHost.Store(m.host, id)
 	w.order = append(w.order, id)
@@ -177,8 +190,64 @@ func (w *World) run(m *machine) {
 	if err != nil {
 		w.t.Fatalf("starting %s: %v", m.id, err)
 	}
-	m.running = p
+	m.running, m.forgot, m.away = p, false, false
 	w.book.observe(1)
+}
+
+// initial is how a node begins that its disk and the others know nothing of.
+func (m *machine) initial() ring.State {
+	if m.node() {
+		return ring.Joining
+	}
+	return ring.Active
+}
+
+// life returns the state of a node as it has it now, or had last.
+func (m *machine) life() ring.State {
+	if p := m.running; p != nil && p.member != nil {
+		m.state = p.member.Entry().State
+	}
+	return cmp.Or(m.state, ring.Active)
+}
+
+// sleep passes time, and sees meanwhile how the states of the nodes change, and who
+// has left.
+func (w *World) sleep(d time.Duration) {
+	for end := time.Now().Add(d); time.Until(end) > 0; w.watch() {
+		time.Sleep(min(time.Second, time.Until(end)))
+	}
+}
+
+func (w *World) watch() {
+	changed := false
+	for _, m := range w.nodes("") {
+		was := m.state
+		changed = m.life() != was && m.boots.Load() > 0 || changed
+		if p := m.running; p != nil {
+			select {
+			case <-p.life.Gone():
+				w.note("%s has left", m.id)
+				m.away = true
+				w.stop(m)
+			default:
+			}
+		} else if m.away && !m.forgot && w.isForgotten(m) {
+			m.forgot, changed = true, true
+		}
+	}
+	if changed {
+		w.book.observe(1)
+	}
+}
+
+// isForgotten tells whether all others have forgotten a machine.
+func (w *World) isForgotten(m *machine) bool {
+	for _, p := range w.live() {
+		if e, known := p.member.Member(m.id); known && !e.State.IsTombstone() {
+			return false
+		}
+	}
+	return true
 }
 
 // live returns the processes that run, frozen ones too.
@@ -197,6 +266,9 @@ func (w *World) live() []*process {
 func (w *World) disagreement() string {
 	live := w.live()
 	for _, p := range live {
+		if p.m.life() == ring.Joining {
+			return p.m.id + " is still joining"
+		}
 		var down []string
 		for _, other := range live {
 			if !p.member.Up(other.m.id) {
@@ -206,9 +278,24 @@ func (w *World) disagreement() string {
 		if len(down) > 0 {
 			return fmt.Sprintf("%s does not see %s", p.m.id, strings.Join(down, " "))
 		}
+		if id := p.behind(live); id != "" {
+			return fmt.Sprintf("%s has not placed %s as it is", p.m.id, id)
+		}
 		a, b := p.member.View(), live[0].member.View()
 		if a.Digest() != b.Digest() {
 			return fmt.Sprintf("%s places by %016x (%d), %s by %016x (%d)", p.m.id, a.Digest(), a.Seq(), live[0].m.id, b.Digest(), b.Seq())
+		}
+	}
+	return ""
+}
+
+// behind returns a node whose state is not what the view of p has: views are built a
+// moment later.
+func (p *process) behind(live []*process) string {
+	view := p.member.View()
+	for _, other := range live {
+		if i, in := view.Find(other.m.id); other.m.node() && (!in || view.Member(i).State != other.m.life()) {
+			return other.m.id
 		}
 	}
 	return ""
@@ -218,6 +305,7 @@ func (w *World) disagreement() string {
 func (w *World) converge(limit time.Duration) (time.Duration, error) {
 	begin := time.Now()
 	for {
+		w.watch()
 		why := w.disagreement()
 		if why == "" {
 			return time.Since(begin), nil
@@ -246,89 +334,7 @@ func (w *World) end() []string {
 			<-p.done
 			left = append(left, p.leaks()...)
 		}
+		left = append(left, w.machines[id].disk.over...)
 	}
 	return left
 }
-
-// savedState is a member.State in memory.
-type savedState struct {
-	mu    sync.Mutex
-	saved member.Saved
-}
-
-// Load implements member.State.
-func (s *savedState) Load() (member.Saved, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.saved, nil
-}
-
-// Save implements member.State.
-func (s *savedState) Save(saved member.Saved) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.saved = saved
-	return nil
-}
-
-// logBuffer keeps what the processes of a machine log.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// logger returns a logger whose lines begin with the time since the start.
-func (w *World) logger(m *machine) *slog.Logger {
-	return slog.New(slog.NewTextHandler(m.logs, &slog.HandlerOptions{
-		Level: slog.LevelInfo,
-		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
-			if a.Key == slog.TimeKey && len(groups) == 0 {
-				return slog.String("t", fmt.Sprintf("%.3f", a.Value.Time().Sub(w.start).Seconds()))
-			}
-			return a
-		},
-	})).With("boot", m.boots.Load())
-}
-
-// views builds each view once for all processes of all worlds: they are pure
-// functions of the members, and building them would take most of the time.
-type views struct {
-	mu    sync.Mutex
-	known map[string]func() (*ring.View, error)
-}
-
-var sharedViews = &views{known: make(map[string]func() (*ring.View, error))} //nolint:gochecknoglobals // a memo of a pure function
-
-// maxViews bounds the memo.
-const maxViews = 512
-
-// build is ring.NewView.
-func (v *views) build(spec ring.Spec, table *ring.Members) (*ring.View, error) {
-	key := fmt.Sprintf("%+v %d %+v", spec, table.Seq(), table.All())
-	v.mu.Lock()
-	if len(v.known) >= maxViews {
-		clear(v.known)
-	}
-	once := v.known[key]
-	if once == nil {
-		once = sync.OnceValues(func() (*ring.View, error) { return ring.NewView(spec, table) })
-		v.known[key] = once
-	}
-	v.mu.Unlock()
-	return once()
-}
-
-// task is something that runs until its context is done.
-type task func(ctx context.Context) error
