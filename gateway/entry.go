@@ -180,10 +180,9 @@ func (g *Gateway) fly(ctx context.Context, req cache.Request) (e *entry, o origi
 	if e := g.remembered(req.Target.String(), time.Now()); e != nil {
 		return e, e.origin(), nil
 	}
-	drops := g.dropped()
 	e, o, err = g.load(ctx, req)
 	if !req.Target.Kind.Immutable() {
-		return g.newest(req.Target.String(), drops, e, o, err)
+		return g.newest(req.Target.String(), e, o, err)
 	}
 	if err == nil && e != nil && !e.unverified {
 		g.immutable.put(e)
@@ -218,9 +217,8 @@ func (g *Gateway) get(ctx context.Context, req cache.Request) (*cache.Object, er
 }
 
 // newest keeps and returns the newer of what memory and the Cache say of a
-// mutable target, and what memory says while the Cache is in trouble. drops is from before
-// the Cache was asked.
-func (g *Gateway) newest(name string, drops int, e *entry, o origin, err error) (*entry, origin, error) {
+// mutable target, and what memory says while the Cache is in trouble.
+func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, origin, error) {
 	g.newestMu.Lock()
 	defer g.newestMu.Unlock()
 	now := time.Now()
@@ -241,7 +239,7 @@ func (g *Gateway) newest(name string, drops int, e *entry, o origin, err error) 
 		e = known.again(now)
 		o = e.origin()
 	}
-	if drops == g.drops {
+	if !g.namesPurged(e) { // else it was asked for before the purge
 		g.mutable.put(e)
 	}
 	return e, o, nil

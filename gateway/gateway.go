@@ -143,8 +143,7 @@ type Gateway struct {
 	immutable *memory
 	mutable   *memory
 
-	newestMu sync.Mutex // held while an entry of mutable is replaced by a newer one; guards drops
-	drops    int        // how often mutable was emptied
+	newestMu sync.Mutex // held while an entry of mutable is replaced by a newer one
 }
 
 const defaultMemory = 64 << 20

@@ -146,13 +146,13 @@ func (m *memory) unlink(p *place) {
 	p.newer, p.older = nil, nil
 }
 
-// drop takes out the entries of all targets that match.
-func (m *memory) drop(match func(name string) bool) {
+// drop takes out all entries that match.
+func (m *memory) drop(match func(*entry) bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for p := m.oldest; p != nil; {
 		next := p.newer
-		if match(p.entry.target.String()) {
+		if match(p.entry) {
 			m.remove(p)
 		}
 		p = next

@@ -140,7 +140,7 @@ func TestMemoryDrops(t *testing.T) {
 	for _, i := range []int{0, 7, 8, 19} {
 		gone[testEntry(t, i, 0).target.String()] = true
 	}
-	m.drop(func(name string) bool { return gone[name] })
+	m.drop(func(e *entry) bool { return gone[e.target.String()] })
 	checkMemory(t, m)
 	for i := range 20 {
 		name := testEntry(t, i, 0).target.String()

@@ -18,22 +18,33 @@ func (noPurges) Check(string) error                { return nil }
 func (noPurges) CheckVersion(module.Version) error { return nil }
 func (noPurges) List(_ string, list []byte) []byte { return list }
 
-// Drop forgets what has just been purged, and everything that may name it: lists, @latest
-// and queries.
+// Drop forgets what has just been purged, and lists, @latest and queries that name it.
+// Others stay, so that no client is told anything older than before.
 func (g *Gateway) Drop(purged func(name string) bool) {
-	g.immutable.drop(purged)
+	is := func(e *entry) bool { return purged(e.target.String()) }
+	g.immutable.drop(is)
 	g.newestMu.Lock()
 	defer g.newestMu.Unlock()
-	g.drops++
-	g.mutable.drop(func(string) bool { return true })
+	g.mutable.drop(func(e *entry) bool { return is(e) || g.namesPurged(e) })
 }
 
-// dropped tells how often mutable answers were forgotten: what was asked for before is not
-// kept.
-func (g *Gateway) dropped() int {
-	g.newestMu.Lock()
-	defer g.newestMu.Unlock()
-	return g.drops
+// namesPurged tells whether a mutable answer is purged or names a version that is.
+func (g *Gateway) namesPurged(e *entry) bool {
+	switch {
+	case g.purges.Check(e.target.String()) != nil:
+		return true
+	case e.target.Kind == target.List:
+		return len(g.purges.List(e.target.Path, e.body)) < len(e.body)
+	default:
+		return g.purges.CheckVersion(resolved(e.target.Path, e.body)) != nil
+	}
+}
+
+// resolved returns what a latest or query stands for. What is no JSON names no version.
+func resolved(path string, body []byte) module.Version {
+	var info struct{ Version string }
+	_ = json.Unmarshal(body, &info)
+	return module.Version{Path: path, Version: info.Version}
 }
 
 // purged answers for what may not be had.
@@ -59,9 +70,7 @@ func (g *Gateway) unpurged(t target.Target, obj *cache.Object) error {
 		return err
 	}
 	if t.Kind != target.List {
-		var info struct{ Version string }
-		_ = json.Unmarshal(body, &info) // what is no JSON names no version
-		err = g.purges.CheckVersion(module.Version{Path: t.Path, Version: info.Version})
+		err = g.purges.CheckVersion(resolved(t.Path, body))
 	} else if left := g.purges.List(t.Path, body); len(left) < len(body) {
 		body, obj.Size, obj.SHA256 = left, int64(len(left)), [32]byte{}
 	}

@@ -119,20 +119,37 @@ func TestPurgedLeavesLists(t *testing.T) {
 	}
 }
 
+// A purge is no reason to tell anybody something older about other modules.
+func TestPurgeLeavesOtherLists(t *testing.T) {
+	t.Parallel()
+	f, buried := newFakeCache(t), &graves{}
+	g := newGateway(t, gateway.Config{Cache: f, Purges: buried})
+	const other = "example.com/other/@v/list"
+	f.serve(other, []byte("v1.2.0\n"), cache.Object{TTL: 1 << 40})
+	if got := body(t, do(g, http.MethodGet, "/"+other)); got != "v1.2.0\n" {
+		t.Fatalf("before: %q", got)
+	}
+	f.serve(other, []byte("v1.1.0\n"), cache.Object{TTL: 1 << 40, Age: 1 << 35})
+	buried.bury("v1.0.0")
+	g.Drop(buried.purged)
+	if got := body(t, do(g, http.MethodGet, "/"+other)); got != "v1.2.0\n" {
+		t.Errorf("after: %q", got)
+	}
+}
+
 // What was asked for before a purge is not kept when it comes after it.
 func TestPurgeWhileAsking(t *testing.T) {
 	t.Parallel()
-	f := newFakeCache(t)
-	g := newGateway(t, gateway.Config{Cache: f})
+	f, buried := newFakeCache(t), &graves{}
+	g := newGateway(t, gateway.Config{Cache: f, Purges: buried})
 	f.on(listPath, func(context.Context, cache.Request) (*cache.Object, error) {
-		g.Drop(func(string) bool { return true })
-		return whole([]byte("old\n"), cache.Object{TTL: 1 << 40}), nil
+		buried.bury("v1.1.0")
+		g.Drop(buried.purged)
+		return whole([]byte("v1.0.0\nv1.1.0\n"), cache.Object{TTL: 1 << 40}), nil
 	})
-	if got := body(t, do(g, http.MethodGet, "/"+listPath)); got != "old\n" {
-		t.Errorf("first: %q", got)
-	}
-	f.serve(listPath, []byte("new\n"), cache.Object{TTL: 1 << 40})
-	if got := body(t, do(g, http.MethodGet, "/"+listPath)); got != "new\n" {
-		t.Errorf("then: %q", got)
+	for range 2 {
+		if got := body(t, do(g, http.MethodGet, "/"+listPath)); got != "v1.0.0\n" {
+			t.Errorf("got %q", got)
+		}
 	}
 }

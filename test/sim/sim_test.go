@@ -34,6 +34,8 @@ var regressions = []struct {
 	{27, "likewise (node/peer)"},
 	{2077, "a lookup was asked of the coordinator of another region before the own one (node/peer)"},
 	{3067, "what a gateway without nodes got from a broken upstream stayed in its memory (gateway)"},
+	{1036, "a purge let a gateway forget what it had said of other modules, and say something older (gateway)"},
+	{1078, "likewise (gateway)"},
 }
 
 func TestRegressions(t *testing.T) {
