@@ -60,7 +60,9 @@
 //     begins, freezes or thaws, changes its state, or whose disk begins or ends to fail.
 //     A copy that is lost (evicted, purged, turned bad, with its disk) counts as a failure,
 //     and so does a fetch by a node whose disk did not take it, or may not have. Without
-//     any of these, it is fetched once. A mutable
+//     any of these, it is fetched once. Once a fetch has failed, one more is granted for
+//     each further region: when a coordinator elsewhere says that upstream is broken, each
+//     region asks for itself, and they may do so at the same time. A mutable
 //     answer is fetched once in its minute, unless something happened.
 //   - I4: nobody fetches an immutable object that a rank of the region has on whose
 //     behalf it is fetched, if that rank was there and within reach of all who may have

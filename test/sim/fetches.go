@@ -121,10 +121,15 @@ func (b *book) repeated(fetches []fetch) []string {
 func (b *book) tooMany(all []fetch) []string {
 	for k, f := range all {
 		allowed := 1 + b.disturbances(all[0].start.Add(-settling), f.start) + f.lost - all[0].lost
+		failed := false
 		for _, before := range all[:k] {
+			failed = failed || before.failed(f.start)
 			if before.failed(f.start) || !b.kept(before) {
 				allowed++
 			}
+		}
+		if failed {
+			allowed += len(b.w.regions()) - 1
 		}
 		if k+1 > allowed {
 			return []string{fmt.Sprintf("%s %s: I3 for the %d. time, %d allowed: %s", b.at(f.start), &f, k+1, allowed, b.list(all[:k+1]))}
