@@ -174,9 +174,19 @@ func (c *chaos) run(length time.Duration) {
 	held := place(t, c.cluster, c.fake, modules(t, c.fake, "held", 40, 300<<10))
 	c.stock = stock{fake: c.fake, held: held.any(), fresh: library{}}
 	l := startLoad(t, 12, c.stock.next, gateways...)
+	lists := &history{fake: c.fake}
+	lists.publish()
+	stop := make(chan struct{})
+	var watching sync.WaitGroup
+	for i := range 4 {
+		watching.Go(func() { lists.watch(stop, rand.New(rand.NewPCG(uint64(i), 1)), gateways) })
+	}
 	start := time.Now()
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		c.misfortune()
+		if c.random.IntN(10) == 0 {
+			lists.publish()
+		}
 		time.Sleep(time.Duration(c.random.Int64N(int64(3 * time.Second))))
 	}
 	for _, what := range slices.Sorted(maps.Keys(c.broken)) {
@@ -185,7 +195,13 @@ func (c *chaos) run(length time.Duration) {
 	c.cluster.WaitConverged()
 	l.more(t, 500)
 	l.finish(t)
+	close(stop)
+	watching.Wait()
 	l.report(t, "chaos", start, time.Now(), nil)
+	for _, bad := range lists.judge() {
+		t.Error(bad)
+	}
+	t.Logf("%d answers about %d versions of %s", len(lists.told), len(lists.published), growing)
 	for _, gateway := range gateways {
 		readTogether(t, gateway, held)
 		readTogether(t, gateway, c.stock.fresh)
