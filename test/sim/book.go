@@ -110,14 +110,17 @@ func (b *book) pull(p pulled) {
 	b.pulls = append(b.pulls, p)
 }
 
-// holders tells where an object is now.
-func (b *book) holders(name string) holders {
+// holders tells where an object is now. What is mutable is nowhere.
+func (b *book) holders(t target.Target) holders {
 	h := holders{since: make(map[string]time.Time)}
+	if !t.Kind.Immutable() {
+		return h
+	}
 	b.mu.Lock()
 	nodes := b.nodes
 	b.mu.Unlock()
 	for _, m := range nodes {
-		at, held, lost := m.disk.heldSince(name)
+		at, held, lost := m.disk.heldSince(t.String())
 		if h.lost += lost; held {
 			h.since[m.id] = at
 		}

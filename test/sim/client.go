@@ -80,7 +80,7 @@ type how struct {
 // get asks a gateway for a target and writes down what came.
 func (c *clients) get(gw *machine, t target.Target, h how) answer {
 	a := answer{gateway: gw.id, boot: int(gw.boots.Load()), target: t, cached: h.cached, left: h.leave, part: h.part, start: time.Now()}
-	a.held = c.w.book.holders(t.String())
+	a.held = c.w.book.holders(t)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), patience)
 	defer cancel()
 	body, err := c.ask(ctx, gw, &a)
@@ -94,7 +94,7 @@ func (c *clients) get(gw *machine, t target.Target, h how) answer {
 			a.versions = strings.Fields(string(body))
 		}
 	} else {
-		a.held = a.held.and(c.w.book.holders(t.String()))
+		a.held = a.held.and(c.w.book.holders(t))
 	}
 	c.w.book.answer(a)
 	return a

@@ -75,7 +75,7 @@ type outside struct {
 	host netip.Addr
 	catalog
 
-	holders func(name string) holders
+	holders func(t target.Target) holders
 
 	mu      sync.Mutex // guards what follows
 	moods   map[int]mood
@@ -107,7 +107,7 @@ func (o *outside) moodOf(mod int) mood {
 }
 
 func (o *outside) begin(f *fetch) {
-	f.holders = o.holders(f.target.String())
+	f.holders = o.holders(f.target)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f.start = time.Now()
