@@ -54,6 +54,7 @@ var (
 // readEntry reads Body of obj, up to limit bytes, and holds it against what obj
 // says of it.
 func readEntry(t target.Target, obj *cache.Object, private bool, limit int64) (*entry, error) {
+	now := time.Now() // of which obj tells the age
 	body, err := readAll(obj, limit)
 	if err != nil {
 		return nil, err
@@ -62,7 +63,6 @@ func readEntry(t target.Target, obj *cache.Object, private bool, limit int64) (*
 	if obj.SHA256 != ([32]byte{}) && obj.SHA256 != digest {
 		return nil, errDigest
 	}
-	now := time.Now()
 	known := *obj
 	known.Size, known.SHA256 = int64(len(body)), digest
 	if known.ModTime.IsZero() {

@@ -1,6 +1,8 @@
 package node_test
 
 import (
+	"context"
+	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/upstream"
 )
 
 const listName = "example.com/m/@v/list"
@@ -113,6 +116,47 @@ func TestOneRefreshForManyCallers(t *testing.T) {
 		synctest.Wait()
 		if got := script.count(listName); got != 1 {
 			t.Errorf("%d upstream requests, want 1", got)
+		}
+	})
+}
+
+// slowBodies is an upstream whose bodies take a while to end.
+type slowBodies struct {
+	*scriptedUpstream
+
+	pause time.Duration
+}
+
+func (s slowBodies) Fetch(ctx context.Context, t target.Target, v upstream.Validators) (*upstream.Response, error) {
+	resp, err := s.scriptedUpstream.Fetch(ctx, t, v)
+	if err == nil {
+		resp.Body = slowBody{resp.Body, s.pause}
+	}
+	return resp, err
+}
+
+type slowBody struct {
+	io.ReadCloser
+
+	pause time.Duration
+}
+
+func (b slowBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		time.Sleep(b.pause)
+	}
+	return n, err
+}
+
+// What upstream sends slowly is as old as its beginning.
+func TestAgeOfASlowAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const pause = 8 * time.Second
+		n, _ := newNode(t, node.Config{Upstream: slowBodies{newScripted(map[string]string{listName: "v1.0.0\n"}), pause}})
+		if _, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, listName)}); err != nil || obj.Age != pause {
+			t.Errorf("age %v, %v, want %v", obj.Age, err, pause)
 		}
 	})
 }

@@ -134,7 +134,8 @@ func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.D
 		return err
 	}
 	defer resp.Body.Close()
-	doc := store.Document{Source: resp.Source, ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified}
+	// Upstream may take its time over a body that was old when it began.
+	doc := store.Document{Fetched: time.Now(), Source: resp.Source, ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified}
 	if resp.NotModified {
 		doc.Body, doc.ETag, doc.LastModified = old.Body, old.ETag, old.LastModified
 	} else if doc.Body, err = io.ReadAll(resp.Body); err != nil { // the upstream bounds it
@@ -143,7 +144,6 @@ func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.D
 	if err := verify.Form(t, doc.Body); err != nil {
 		return err
 	}
-	doc.Fetched = time.Now()
 	n.cfg.Metrics.supplied(t.Kind, fromUpstream)
 	r.doc = n.keep(ctx, t, doc)
 	return nil
@@ -196,7 +196,7 @@ func (n *Node) refreshRegion(ctx context.Context, t target.Target, old store.Doc
 
 // refreshBy takes the document that a node gives. Its age counts from now.
 func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *refresh) error {
-	obj := s.object
+	obj, fetched := s.object, time.Now().Add(-s.object.Age)
 	return n.useObject(t, s, func(s *supply) error {
 		data, err := readSmall(s.body, t)
 		if err != nil {
@@ -210,7 +210,7 @@ func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *ref
 			r.doc = store.Document{Body: data}
 			return nil
 		}
-		r.doc = n.keep(ctx, t, store.Document{Body: data, Fetched: time.Now().Add(-obj.Age)})
+		r.doc = n.keep(ctx, t, store.Document{Body: data, Fetched: fetched})
 		return nil
 	})
 }

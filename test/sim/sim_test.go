@@ -36,6 +36,7 @@ var regressions = []struct {
 	{3067, "what a gateway without nodes got from a broken upstream stayed in its memory (gateway)"},
 	{1036, "a purge let a gateway forget what it had said of other modules, and say something older (gateway)"},
 	{1078, "likewise (gateway)"},
+	{1487, "the age of a list was counted from the end of a slow body (node)"},
 }
 
 func TestRegressions(t *testing.T) {
