@@ -93,7 +93,8 @@ func (c *clients) get(gw *machine, t target.Target, h how) answer {
 		if t.Kind == target.List {
 			a.versions = strings.Fields(string(body))
 		}
-	} else {
+	}
+	if !a.whole || a.status != http.StatusOK {
 		a.held = a.held.and(c.w.book.holders(t))
 	}
 	c.w.book.answer(a)
