@@ -208,7 +208,7 @@ func (b *book) upstreamFor(a answer) string {
 		return ""
 	}
 	for _, m := range b.w.nodes("") {
-		if b.always(a.start.Add(-settling), a.end, func(e epoch) bool { return e.connected(a.gateway, m.id) }) {
+		if b.always(a.start.Add(-settling), a.end, func(e epoch) bool { return e.connected(a.gateway, m.id) && !e.blind[m.id] }) {
 			return "upstream was well and " + m.id + " could be asked"
 		}
 	}

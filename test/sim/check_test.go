@@ -197,6 +197,14 @@ func TestCheckFindsFaults(t *testing.T) {
 			})
 			h.fetched("g1", aZip, -800, -799, nil)
 		}, ""},
+		"the gateway had only nodes that cannot read": {func(h *history) {
+			h.since(-850, func() {
+				for _, m := range h.nodes("") {
+					m.disk.noReads.Store(true)
+				}
+			})
+			h.fetched("g1", aZip, -800, -799, nil)
+		}, ""},
 		"error though upstream is well": {func(h *history) { h.answered(aZip, -800, failed) }, "upstream was well"},
 		"error as upstream is not well": {func(h *history) {
 			h.since(-850, func() { h.out.setMood(1, moodFail) })

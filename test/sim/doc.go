@@ -34,7 +34,8 @@
 //   - drain, join: as an operator does it; several nodes may join at once.
 //   - an empty disk: killed, and back with nothing in its data folder.
 //   - failing disks: each step of writing fails, or each read, or both (store's
-//     DiskConfig.Fault), until it ends.
+//     DiskConfig.Fault), until it ends. A node that cannot read says that it does not
+//     serve: to the checks it is out of reach, and for a minute after that.
 //   - rot: files of objects are put into the places of others that differ by a bit.
 //   - a limit: in some plans disks take 2 or 3 MiB, which is less than there is.
 //   - purge, and the end of one: by an operator at a node that he can reach.

@@ -33,7 +33,7 @@ func (b *book) needless(fetches []fetch) []string {
 func (b *book) anyNode(f fetch) string {
 	for _, m := range b.w.nodes("") {
 		if b.always(f.start.Add(-settling), f.start, func(e epoch) bool {
-			return e.close(f.by, m.id) && slices.Contains(e.ranks(m.region, f.target), m.id)
+			return e.close(f.by, m.id) && !e.blind[m.id] && slices.Contains(e.ranks(m.region, f.target), m.id)
 		}) && !b.rumoured(m.id, f.start) {
 			return m.id
 		}
