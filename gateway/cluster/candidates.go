@@ -90,9 +90,9 @@ func (g group) without(ids []string) group {
 }
 
 // readers are the candidates in the order in which to read from them: replicas
-// before spare ranks, then our own zone, then the better one of two drawn at
-// random, so that not all gateways choose the same. What is hot is read from the
-// first spread ranks alike. draw(n) is a random number below n.
+// before spare ranks, then our own zone, then two drawn at random, mostly the better
+// one first. What is hot is read from the first spread ranks alike. draw(n) is a
+// random number below n.
 func (g group) readers(spread int, draw func(n int) int) []candidate {
 	order := slices.Clone(g.ranks)
 	for i := len(order) - 1; i > 0; i-- {
@@ -100,10 +100,18 @@ func (g group) readers(spread int, draw func(n int) int) []candidate {
 		order[i], order[j] = order[j], order[i]
 	}
 	slices.SortStableFunc(order, func(a, b candidate) int { return cmp.Compare(a.class(spread), b.class(spread)) })
-	if len(order) > 1 && order[0].class(spread) == order[1].class(spread) && order[1].score() < order[0].score() {
+	if len(order) > 1 && order[0].class(spread) == order[1].class(spread) && draw(1000) < order[1].odds(order[0]) {
 		order[0], order[1] = order[1], order[0]
 	}
 	return order
+}
+
+// odds are in how many of 1000 cases n is asked before other: by the squares of their
+// scores, so that who is twice as slow gets a fifth. Would the better one always go
+// first, all gateways would wear out whoever is a little faster than the others.
+func (n candidate) odds(other candidate) int {
+	ours, theirs := n.score()*n.score(), other.score()*other.score()
+	return int(math.Round(1000 * theirs / (ours + theirs)))
 }
 
 // atlas is how the nodes are seen from one place.

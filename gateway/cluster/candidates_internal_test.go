@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -232,43 +234,40 @@ func TestReaders(t *testing.T) {
 	stats := func(inFlight int, latency time.Duration) peers.Stats {
 		return peers.Stats{InFlight: inFlight, Latency: latency}
 	}
+	fast, slow := stats(0, time.Millisecond), stats(0, 2*time.Millisecond)
 	tests := []struct {
 		name  string
 		ranks []candidate
-		want  string // who may be first
+		want  map[string]float64 // how often each is first
 	}{
-		{"one", []candidate{{id: "a", replica: true}}, "a"},
-		{"our zone first", []candidate{{id: "a", replica: true}, {id: "b", replica: true, local: true, stats: stats(9, time.Second)}}, "b"},
-		{"replicas before spare ranks of our zone", []candidate{{id: "a", replica: true, stats: stats(9, time.Second)}, {id: "b", local: true}}, "a"},
-		{"the faster of two", []candidate{{id: "a", replica: true, stats: stats(0, 2*time.Millisecond)}, {id: "b", replica: true, stats: stats(0, time.Millisecond)}}, "b"},
-		{"the idler of two", []candidate{{id: "a", replica: true, stats: stats(1, time.Millisecond)}, {id: "b", replica: true, stats: stats(0, time.Millisecond)}}, "b"},
-		{"never asked", []candidate{{id: "a", replica: true, stats: stats(0, time.Millisecond)}, {id: "b", replica: true}}, "b"},
-		{"never asked, but waited for", []candidate{{id: "a", replica: true, stats: stats(0, time.Millisecond)}, {id: "b", replica: true, stats: stats(20, 0)}}, "a"},
-		{"alike", []candidate{{id: "a", replica: true}, {id: "b", replica: true}, {id: "c", replica: true}}, "abc"},
+		{"one", []candidate{{id: "a", replica: true}}, map[string]float64{"a": 1}},
+		{"our zone first", []candidate{{id: "a", replica: true}, {id: "b", replica: true, local: true, stats: stats(9, time.Second)}}, map[string]float64{"b": 1}},
+		{"replicas before spare ranks of our zone", []candidate{{id: "a", replica: true, stats: stats(9, time.Second)}, {id: "b", local: true}}, map[string]float64{"a": 1}},
+		{"the faster of two", []candidate{{id: "a", replica: true, stats: slow}, {id: "b", replica: true, stats: fast}}, map[string]float64{"a": 0.2, "b": 0.8}},
+		{"the idler of two", []candidate{{id: "a", replica: true, stats: stats(1, time.Millisecond)}, {id: "b", replica: true, stats: fast}}, map[string]float64{"a": 0.2, "b": 0.8}},
+		{"never asked", []candidate{{id: "a", replica: true, stats: stats(0, 300*time.Microsecond)}, {id: "b", replica: true}}, map[string]float64{"a": 0.1, "b": 0.9}},
+		{"never asked, but waited for", []candidate{{id: "a", replica: true, stats: stats(0, time.Millisecond)}, {id: "b", replica: true, stats: stats(19, 0)}}, map[string]float64{"a": 0.8, "b": 0.2}},
+		{"alike", []candidate{{id: "a", replica: true}, {id: "b", replica: true}, {id: "c", replica: true}}, map[string]float64{"a": 0.33, "b": 0.33, "c": 0.33}},
 		{"two of three, never the worst", []candidate{
-			{id: "a", replica: true, stats: stats(0, time.Second)},
-			{id: "b", replica: true, stats: stats(0, 2*time.Millisecond)},
-			{id: "c", replica: true, stats: stats(0, time.Millisecond)},
-		}, "bc"},
+			{id: "a", replica: true, stats: stats(0, time.Second)}, {id: "b", replica: true, stats: fast}, {id: "c", replica: true, stats: fast},
+		}, map[string]float64{"b": 0.5, "c": 0.5}},
 	}
 	for _, test := range tests {
 		g := group{ranks: test.ranks}
-		first := map[string]bool{}
-		for seed := range 200 {
-			state := seed
-			order := g.readers(0, func(n int) int { state = state*1103515245 + 12345; return (state >> 8 & 0xffff) % n })
+		first := map[string]float64{}
+		const rounds = 5000
+		random := rand.New(rand.NewPCG(1, 2))
+		for range rounds {
+			order := g.readers(0, random.IntN)
 			if len(order) != len(test.ranks) {
 				t.Fatalf("%s: %d of %d", test.name, len(order), len(test.ranks))
 			}
-			first[order[0].id] = true
+			first[order[0].id] += 1.0 / rounds
 		}
-		var got []string
-		for id := range first {
-			got = append(got, id)
-		}
-		slices.Sort(got)
-		if strings.Join(got, "") != test.want {
-			t.Errorf("%s: first are %v, want %s", test.name, got, test.want)
+		for _, n := range test.ranks {
+			if got, want := first[n.id], test.want[n.id]; math.Abs(got-want) > 0.03 || want == 0 && got > 0 {
+				t.Errorf("%s: %s is first in %.3f of the cases, want %.3f", test.name, n.id, got, want)
+			}
 		}
 	}
 }
