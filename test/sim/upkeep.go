@@ -177,6 +177,7 @@ func (w *World) forget(m *machine) {
 			if err := p.member.Forget(w.t.Context(), m.id, true); err != nil {
 				w.note("%s is not forgotten: %v", m.id, err)
 			}
+			w.book.observe(1) // others hear of it later, see watch
 			return
 		}
 	}
