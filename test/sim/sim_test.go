@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 0, "how many seeds TestSeeds plays; 0 = 50, or 2000 without -short")
+	seeds = flag.Int("seeds", 0, "how many seeds TestSeeds plays; 0 = 50, or 2000 without -short, or 10 with -short under the race detector")
 	first = flag.Uint64("first", 1, "the first of them")
 	logs  = flag.Bool("logs", false, "print what the members of a seed that fails have logged")
 )
@@ -55,11 +55,14 @@ func TestRegressions(t *testing.T) {
 func TestSeeds(t *testing.T) {
 	t.Parallel()
 	n := *seeds
-	if n == 0 {
+	switch {
+	case n != 0:
+	case testing.Short() && raced:
+		n = 10
+	case testing.Short():
+		n = 50
+	default:
 		n = 2000
-		if testing.Short() {
-			n = 50
-		}
 	}
 	for i := range n {
 		seed := *first + uint64(i)
