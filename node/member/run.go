@@ -14,10 +14,10 @@ import (
 
 const (
 	sweepEvery  = 5 * time.Second
-	saveEvery   = time.Minute
-	goodbyeTime = time.Second     // for telling the others that this process goes down
-	leaveTime   = 5 * time.Second // for telling them that it leaves for good
-	leavePause  = 2 * time.Second // afterwards, for the probes under way
+	saveEvery   = 10 * time.Second // looks whether other members live than were saved last; a node may be killed and move soon after its start
+	goodbyeTime = time.Second      // for telling the others that this process goes down
+	leaveTime   = 5 * time.Second  // for telling them that it leaves for good
+	leavePause  = 2 * time.Second  // afterwards, for the probes under way
 )
 
 // Run is in the cluster until ctx is done: then it tells the others that it is

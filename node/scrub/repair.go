@@ -264,9 +264,10 @@ func closeBody(obj *cache.Object, err error) {
 	}
 }
 
-// fetch gets an object from upstream. The store refuses what was not recorded.
+// fetch gets an object from upstream, by way of the coordinators as any fill: other nodes
+// may have lost their copies of it, too. The store refuses what was not recorded.
 func (s *Scrubber) fetch(ctx context.Context, t target.Target, l store.Loss) error {
-	obj, err := s.cfg.Node.Get(ctx, cache.Request{Target: t, Mode: cache.Coordinate})
+	obj, err := s.cfg.Node.Get(ctx, cache.Request{Target: t, Mode: cache.AllowFill})
 	if err != nil {
 		return err
 	}

@@ -37,6 +37,9 @@ var regressions = []struct {
 	{1036, "a purge let a gateway forget what it had said of other modules, and say something older (gateway)"},
 	{1078, "likewise (gateway)"},
 	{1487, "the age of a list was counted from the end of a slow body (node)"},
+	{1769, "two nodes that had lost the same copies fetched them from upstream, each for itself (node/scrub)"},
+	{1936, "a node that was killed and moved in its first minute knew nobody but its seeds, which were gone (node/member)"},
+	{1970, "a node fetched again what it had lost, and another region had it (node/scrub)"},
 }
 
 func TestRegressions(t *testing.T) {
