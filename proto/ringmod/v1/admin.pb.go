@@ -1710,7 +1710,7 @@ func (x *SetSpecResponse) GetUnsupported() []string {
 	return nil
 }
 
-// RefreshRequest asks upstream again.
+// ImportRequest brings a part of a file.
 type ImportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Escaped target of the file that begins. Empty: the file before goes on.
@@ -1774,6 +1774,7 @@ func (x *ImportRequest) GetLast() bool {
 	return false
 }
 
+// ImportResponse tells what became of a file.
 type ImportResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Escaped target of a file that has been dealt with, in any order.
@@ -1837,6 +1838,7 @@ func (x *ImportResponse) GetError() *ErrorDetail {
 	return nil
 }
 
+// RefreshRequest asks upstream again.
 type RefreshRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What to ask for. Required.

@@ -559,7 +559,7 @@ func (*GetResponse_Chunk) isGetResponse_Part() {}
 
 func (*GetResponse_Trailer) isGetResponse_Part() {}
 
-// Header opens an answer.
+// GetSmallRequest is one request among many of a stream.
 type GetSmallRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number that the answer carries, chosen by the caller, never 0.
@@ -614,6 +614,7 @@ func (x *GetSmallRequest) GetGet() *GetRequest {
 	return nil
 }
 
+// GetSmallResponse is the answer to one of them.
 type GetSmallResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the request. 0: the node stops.
@@ -668,6 +669,7 @@ func (x *GetSmallResponse) GetHeader() *Header {
 	return nil
 }
 
+// Header opens an answer.
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Size of the whole object in bytes, whatever the offset. Absent: a fill has
