@@ -132,15 +132,24 @@ var errSilence = errors.New("no sign of life")
 
 // dialMember prepares a connection to whichever member listens at the address.
 func (a *asker) dialMember(way *dialer) (*grpc.ClientConn, error) {
-	var creds *identity.Credentials // nil: neither encrypted nor authenticated
-	if a.peerCert != "" {
-		var err error
-		if creds, err = identity.Open(identity.Config{Cert: a.peerCert, Key: a.peerKey, CA: a.peerCA}); err != nil {
-			return nil, usagef("--peer-cert, --peer-key, --peer-ca: %w", err)
-		}
+	creds, err := a.credentials()
+	if err != nil {
+		return nil, err
 	}
 	return grpc.NewClient("passthrough:///"+a.addr, append(wire.DialOptions(new(wire.Pool), wire.Near),
 		grpc.WithTransportCredentials(creds.Client("", 0)), grpc.WithContextDialer(way.dial))...)
+}
+
+// credentials are those of the flags; nil: neither encrypted nor authenticated.
+func (a *asker) credentials() (*identity.Credentials, error) {
+	if a.peerCert == "" {
+		return nil, nil //nolint:nilnil // its methods work on nil
+	}
+	creds, err := identity.Open(identity.Config{Cert: a.peerCert, Key: a.peerKey, CA: a.peerCA})
+	if err != nil {
+		return nil, usagef("--peer-cert, --peer-key, --peer-ca: %w", err)
+	}
+	return creds, nil
 }
 
 // dialer remembers why the last connection could not be made: gRPC has only words

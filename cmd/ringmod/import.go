@@ -61,10 +61,7 @@ func (i *importer) run(ctx context.Context, name string, stdin io.Reader, out, p
 		defer func() { _ = f.Close() }()
 		file = f
 	}
-	v := &warmView{json: i.json, out: out, verb: "stored"}
-	if isTerminal(progress) && !i.json {
-		v.progress = progress
-	}
+	v := i.view(out, progress, "stored")
 	var way dialer
 	conn, err := i.dialMember(&way)
 	if err != nil {

@@ -18,7 +18,6 @@ import (
 
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
-	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/member"
@@ -108,9 +107,9 @@ func (w *warmer) run(ctx context.Context, todo *wanted, out, progress io.Writer)
 	return errors.Join(v.end(), err)
 }
 
-func (w *warmer) view(out, progress io.Writer, verb string) *warmView {
-	v := &warmView{json: w.json, out: out, verb: verb}
-	if isTerminal(progress) && !w.json {
+func (a *asker) view(out, progress io.Writer, verb string) *warmView {
+	v := &warmView{json: a.json, out: out, verb: verb}
+	if isTerminal(progress) && !a.json {
 		v.progress = progress
 	}
 	return v
@@ -204,12 +203,7 @@ func readMod(ctx context.Context, nodes *cluster.Cluster, m module.Version) ([]b
 	if err != nil {
 		return nil, err
 	}
-	obj, err := nodes.Get(ctx, cache.Request{Target: t, Mode: cache.AllowFill})
-	if err != nil {
-		return nil, err
-	}
-	defer obj.Body.Close()
-	return io.ReadAll(io.LimitReader(obj.Body, 16<<20))
+	return readSmall(ctx, nodes, t)
 }
 
 // join finds the cluster of the member at --addr, and asks it as a gateway in that
@@ -219,11 +213,9 @@ func (w *warmer) join(ctx context.Context) (nodes *cluster.Cluster, stop func(),
 	if err != nil {
 		return nil, nil, err
 	}
-	var creds *identity.Credentials
-	if w.peerCert != "" {
-		if creds, err = identity.Open(identity.Config{Cert: w.peerCert, Key: w.peerKey, CA: w.peerCA}); err != nil {
-			return nil, nil, usagef("--peer-cert, --peer-key, --peer-ca: %w", err)
-		}
+	creds, err := w.credentials()
+	if err != nil {
+		return nil, nil, err
 	}
 	follower, err := member.NewFollower(member.FollowerConfig{Cluster: name, From: []string{w.addr}, Credentials: creds.Client})
 	if err != nil {

@@ -78,13 +78,18 @@ type objects interface {
 	Get(ctx context.Context, req cache.Request) (*cache.Object, error)
 }
 
-func (s *sums) read(ctx context.Context, t target.Target) ([]byte, error) {
-	obj, err := s.nodes.Get(ctx, cache.Request{Target: t, Mode: cache.AllowFill})
+// readSmall reads a file that is no zip.
+func readSmall(ctx context.Context, nodes objects, t target.Target) ([]byte, error) {
+	obj, err := nodes.Get(ctx, cache.Request{Target: t, Mode: cache.AllowFill})
 	if err != nil {
 		return nil, err
 	}
 	defer obj.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(obj.Body, 16<<20))
+	return io.ReadAll(io.LimitReader(obj.Body, 16<<20))
+}
+
+func (s *sums) read(ctx context.Context, t target.Target) ([]byte, error) {
+	data, err := readSmall(ctx, s.nodes, t)
 	if err == nil && s.keep != nil {
 		s.keep(t, data)
 	}

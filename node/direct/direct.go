@@ -163,6 +163,11 @@ type found struct {
 	Error    string // of go mod download
 }
 
+// isOther is the error when a version that has to be canonical is not f's.
+func (f *found) isOther() error {
+	return &cache.Error{Reason: cache.NotFound, Source: source, Text: "the canonical version is " + f.Version}
+}
+
 // list gets the tagged versions, retracted ones too, as the protocol wants it.
 func (d *Direct) list(ctx context.Context, t target.Target) (*upstream.Response, error) {
 	f, err := d.goList(ctx, t, "-versions", "-retracted", t.Path)
@@ -189,7 +194,7 @@ func (d *Direct) describe(ctx context.Context, t target.Target) (*upstream.Respo
 	}
 	immutable := t.Kind == target.Info || t.Kind == target.Mod
 	if immutable && f.Version != t.Version {
-		return nil, &cache.Error{Reason: cache.NotFound, Source: source, Text: "the canonical version is " + f.Version}
+		return nil, f.isOther()
 	}
 	if t.Kind == target.Mod {
 		data, err := os.ReadFile(f.GoMod)
@@ -227,7 +232,7 @@ func (d *Direct) zip(ctx context.Context, t target.Target) (*upstream.Response, 
 	}
 	defer d.discard(ctx, f)
 	if f.Version != t.Version {
-		return nil, &cache.Error{Reason: cache.NotFound, Source: source, Text: "the canonical version is " + f.Version}
+		return nil, f.isOther()
 	}
 	file, err := os.Open(f.Zip)
 	if err != nil {
