@@ -65,13 +65,24 @@ func (v *volumes) readAll(t *testing.T, p *harness.Process) {
 	clients.Wait()
 }
 
-// smallDisk mounts a file system of its own. Without permission the test is skipped,
-// and fails in CI.
+// smallDisk mounts a file system of its own.
 func smallDisk(t *testing.T, megabytes int) (dir string, resize func(megabytes int)) {
 	t.Helper()
 	dir = t.TempDir()
-	size := func(n int) string { return fmt.Sprintf("size=%dm", n) }
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, size(megabytes)); err != nil {
+	set := mountSmall(t, dir, int64(megabytes)<<20)
+	return dir, func(n int) {
+		if err := set(int64(n) << 20); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mountSmall mounts a file system of so many bytes. Without permission the test is skipped,
+// and fails in CI. It cannot be made smaller than what is in it.
+func mountSmall(t *testing.T, dir string, bytes int64) (resize func(bytes int64) error) {
+	t.Helper()
+	size := func(n int64) string { return fmt.Sprintf("size=%d", n) }
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, size(bytes)); err != nil {
 		if os.Getenv("CI") != "true" {
 			t.Skipf("mounting a tmpfs needs root: %v", err)
 		}
@@ -82,11 +93,7 @@ func smallDisk(t *testing.T, megabytes int) (dir string, resize func(megabytes i
 			t.Error(err)
 		}
 	})
-	return dir, func(n int) {
-		if err := syscall.Mount("", dir, "", syscall.MS_REMOUNT, size(n)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return func(n int64) error { return syscall.Mount("", dir, "", syscall.MS_REMOUNT, size(n)) }
 }
 
 // TestDiskRunsFull gives a node a disk that is too small for what it is told to keep.

@@ -26,9 +26,8 @@ import (
 type exporter struct {
 	warmer
 
-	output      string
-	since       []string
-	withPrivate bool
+	output string
+	since  []string
 }
 
 func exportCommand() *cobra.Command {
@@ -57,7 +56,6 @@ func exportCommand() *cobra.Command {
 	x.bindWarm(cmd)
 	cmd.Flags().StringVarP(&x.output, "output", "o", "", "`file` of the bundle")
 	cmd.Flags().StringArrayVar(&x.since, "since", nil, "an earlier `bundle`, whose files are left out; repeatable")
-	cmd.Flags().BoolVar(&x.withPrivate, "with-private", false, "pack private modules, too, which whoever gets the bundle can read")
 	return cmd
 }
 
@@ -77,7 +75,7 @@ func (x *exporter) run(ctx context.Context, todo *wanted, out, progress io.Write
 		return err
 	}
 	return writeWhole(x.output, func(to io.Writer) error {
-		b := &bundler{tar: tar.NewWriter(to), had: had, private: x.withPrivate}
+		b := &bundler{tar: tar.NewWriter(to), had: had}
 		s := &sums{nodes: nodes, spec: x.spec, keep: func(t target.Target, data []byte) { b.proof(t, data) }}
 		if err := x.prove(ctx, s, todo.modules(), v); err != nil {
 			return err
@@ -154,8 +152,7 @@ func writeWhole(name string, write func(io.Writer) error) error {
 
 // bundler writes a bundle.
 type bundler struct {
-	had     map[string]bool
-	private bool // may be packed
+	had map[string]bool
 
 	mu     sync.Mutex
 	tar    *tar.Writer
@@ -179,8 +176,6 @@ func (b *bundler) head(t target.Target, size int64, modified time.Time) error {
 	return b.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: t.String(), Size: size, Mode: 0o644, ModTime: modified, Format: tar.FormatPAX})
 }
 
-var errPrivate = errors.New("the module is private: whoever gets the bundle could read it; say --with-private if that is meant")
-
 // file adds a file of a module. An error is that of the file; failed is set when it is
 // the bundle's.
 func (b *bundler) file(ctx context.Context, nodes *cluster.Cluster, t target.Target) (int64, error) {
@@ -192,9 +187,6 @@ func (b *bundler) file(ctx context.Context, nodes *cluster.Cluster, t target.Tar
 		return 0, err
 	}
 	defer obj.Body.Close()
-	if obj.Private && !b.private {
-		return 0, errPrivate
-	}
 	if err := b.head(t, obj.Size, obj.ModTime.Truncate(time.Second)); err != nil {
 		b.failed = err
 		return 0, err

@@ -27,8 +27,7 @@ var (
 )
 
 // Binary builds ringmod once per test binary and returns its path. It is built
-// without the race detector, so that memory and time are nearly what users see;
-// with the profile too everything would be compiled once more.
+// without the race detector, so that memory and time are what users see.
 func Binary(t testing.TB) string {
 	t.Helper()
 	buildOnce.Do(func() {
@@ -38,7 +37,7 @@ func Binary(t testing.TB) string {
 			return
 		}
 		binary = filepath.Join(dir, "ringmod")
-		out, err := exec.Command("go", "build", "-pgo=off", "-o", binary, "github.com/ringmod/ringmod/cmd/ringmod").CombinedOutput()
+		out, err := exec.Command("go", "build", "-o", binary, "github.com/ringmod/ringmod/cmd/ringmod").CombinedOutput()
 		if err != nil {
 			errBuild = fmt.Errorf("building ringmod: %w\n%s", err, out)
 		}
@@ -86,16 +85,35 @@ func Run(t testing.TB, env []string, args ...string) (status int, stdout, stderr
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, Binary(t), args...)
-	cmd.Env = append(os.Environ(), env...)
-	var out, errOut strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	err := cmd.Run()
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		return exit.ExitCode(), out.String(), errOut.String()
-	}
+	status, stdout, stderr, err := run(ctx, Binary(t), nil, env, args)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return 0, out.String(), errOut.String()
+	return status, stdout, stderr
+}
+
+// Command executes a ringmod command that asks the process, where the process runs, until
+// ctx is done. It returns the exit status, -1 if it had none, and all that was
+// printed.
+func (p *Process) Command(ctx context.Context, args ...string) (status int, text string) {
+	p.t.Helper()
+	status, stdout, stderr, err := run(ctx, Binary(p.t), p.host, nil, append(args, "--addr", p.GRPC))
+	if err != nil {
+		return -1, stdout + stderr + err.Error()
+	}
+	return status, stdout + stderr
+}
+
+func run(ctx context.Context, binary string, host Host, env, args []string) (status int, stdout, stderr string, err error) {
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Env = append(os.Environ(), env...)
+	var out, errOut strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	if err = startCommand(cmd, host); err == nil {
+		err = cmd.Wait()
+	}
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		status, err = exit.ExitCode(), nil
+	}
+	return status, out.String(), errOut.String(), err
 }
