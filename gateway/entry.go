@@ -42,6 +42,7 @@ type entry struct {
 	freshUntil time.Time
 	stale      bool
 	undated    bool
+	order      uint64 // number of the latest order to refresh the module when it was asked for
 
 	unverified bool // it is for those who wait for it, and not to be kept
 }
@@ -159,10 +160,11 @@ func (g *Gateway) remembered(name string, now time.Time) *entry {
 	if e := g.immutable.get(name); e != nil {
 		return e
 	}
-	if e := g.mutable.get(name); e != nil && now.Before(e.freshUntil) {
-		return e
+	e := g.mutable.get(name)
+	if e == nil || !now.Before(e.freshUntil) || e.order < g.orders.Latest(e.target.Path).Number {
+		return nil
 	}
-	return nil
+	return e
 }
 
 var errNoObject = errors.New("the cache answered with neither an object nor an error")
@@ -182,7 +184,7 @@ func (g *Gateway) fly(ctx context.Context, req cache.Request) (e *entry, o origi
 	}
 	e, o, err = g.load(ctx, req)
 	if !req.Target.Kind.Immutable() {
-		return g.newest(req.Target.String(), e, o, err)
+		return g.newest(req, e, o, err)
 	}
 	if err == nil && e != nil && !e.unverified {
 		g.immutable.put(e)
@@ -218,11 +220,11 @@ func (g *Gateway) get(ctx context.Context, req cache.Request) (*cache.Object, er
 
 // newest keeps and returns the newer of what memory and the Cache say of a
 // mutable target, and what memory says while the Cache is in trouble.
-func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, origin, error) {
+func (g *Gateway) newest(req cache.Request, e *entry, o origin, err error) (*entry, origin, error) {
 	g.newestMu.Lock()
 	defer g.newestMu.Unlock()
 	now := time.Now()
-	known := g.mutable.get(name)
+	known := g.mutable.get(req.Target.String())
 	switch {
 	case err != nil:
 		if known == nil || !excusable(err) || now.Sub(known.fetched) > staleIfError {
@@ -239,6 +241,7 @@ func (g *Gateway) newest(name string, e *entry, o origin, err error) (*entry, or
 		e = known.again(now)
 		o = e.origin()
 	}
+	e.order = req.Refresh
 	if !g.namesPurged(e) { // else it was asked for before the purge
 		g.mutable.put(e)
 	}

@@ -17,8 +17,9 @@ type flights struct {
 }
 
 type flightKey struct {
-	name string
-	mode cache.Mode
+	name  string
+	mode  cache.Mode
+	order uint64 // to refresh, that it heeds
 }
 
 type flight struct {
@@ -66,7 +67,7 @@ func (fs *flights) do(ctx context.Context, req cache.Request, fly func(context.C
 func (fs *flights) join(ctx context.Context, req cache.Request) (key flightKey, f *flight, own context.Context) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	key = flightKey{req.Target.String(), cache.AllowFill}
+	key = flightKey{req.Target.String(), cache.AllowFill, req.Refresh}
 	f, joined := fs.running[key]
 	if !joined && req.Mode != cache.AllowFill {
 		key.mode = req.Mode

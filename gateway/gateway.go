@@ -10,7 +10,7 @@
 //	/cached-only/…                          all of these, without a fill
 //	/, /robots.txt, /healthz, /readyz       for people, robots and supervisors
 //
-// Only GET and HEAD are answered. A path is decoded once, so that "!" and "%21"
+// Only GET and HEAD are answered, but for POST /-/hooks/push, which is for Config.Hooks. A path is decoded once, so that "!" and "%21"
 // are the same, and is never cleaned or redirected: what [target.Parse] does not
 // accept reaches no Cache. Query strings mean nothing here.
 //
@@ -55,6 +55,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -66,6 +67,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/refresh"
 	"github.com/ringmod/ringmod/internal/target"
 )
 
@@ -94,6 +96,12 @@ type Config struct {
 	Sumdbs []string
 	// Purges are asked before anything is answered. nil: nothing is purged.
 	Purges Purges
+	// Refreshes are the orders to ask the Cache again; what memory holds from before one
+	// is asked for anew. nil: there are none.
+	Refreshes *refresh.Orders
+	// Hooks answers POST /-/hooks/push, where code hosts tell of pushes. nil: they are
+	// told that nobody listens.
+	Hooks http.Handler
 	// Memory is how many bytes of small objects are kept. 0 means 64 MiB; less
 	// keeps nothing, and then nothing guards against an older list.
 	Memory int64
@@ -131,6 +139,8 @@ type Region struct {
 type Gateway struct {
 	cache   Cache
 	purges  Purges
+	orders  *refresh.Orders
+	hooks   http.Handler
 	sumdbs  []string
 	private string
 	via     string
@@ -160,6 +170,12 @@ func New(cfg Config) (*Gateway, error) {
 	if cfg.Purges == nil {
 		cfg.Purges = noPurges{}
 	}
+	if cfg.Refreshes == nil {
+		cfg.Refreshes = refresh.New()
+	}
+	if cfg.Hooks == nil {
+		cfg.Hooks = http.HandlerFunc(noHooks)
+	}
 	if cfg.Ready == nil {
 		cfg.Ready = func() error { return nil }
 	}
@@ -168,6 +184,8 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{
 		cache:     cfg.Cache,
 		purges:    cfg.Purges,
+		orders:    cfg.Refreshes,
+		hooks:     cfg.Hooks,
 		sumdbs:    slices.Clone(cfg.Sumdbs),
 		private:   cfg.Private,
 		via:       viaName(cfg.Via),
@@ -200,8 +218,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (g *Gateway) route(x *exchange) {
 	r := x.r
-	refuseBody(x)
 	path := r.URL.Path
+	if path == hookPath {
+		x.kind = kindHook
+		g.hooks.ServeHTTP(x, r)
+		return
+	}
+	refuseBody(x)
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		x.Header().Set("Allow", "GET, HEAD")
@@ -261,6 +284,16 @@ func (g *Gateway) object(x *exchange, path string) {
 	x.target, x.kind = t, uint8(t.Kind)
 	x.private = g.isPrivate(t)
 	g.fetch(x, mode)
+}
+
+// hookPath is where code hosts tell of pushes. No module can have this name.
+const hookPath = "/-/hooks/push"
+
+func noHooks(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h["Content-Type"], h["X-Content-Type-Options"], h["Cache-Control"] = plainText, nosniff, []string{noStore}
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = io.WriteString(w, "this gateway listens to no hooks: it was started without --hook-secret-file\n")
 }
 
 func (g *Gateway) isPrivate(t target.Target) bool {

@@ -16,7 +16,8 @@ import (
 const (
 	kindPage   = uint8(target.SumdbTile) + 1
 	kindHealth = kindPage + 1
-	kinds      = kindHealth + 1
+	kindHook   = kindHealth + 1
+	kinds      = kindHook + 1
 )
 
 func kindName(kind uint8) string {
@@ -27,6 +28,8 @@ func kindName(kind uint8) string {
 		return "page"
 	case kindHealth:
 		return "health"
+	case kindHook:
+		return "hook"
 	default:
 		return target.Kind(kind).String()
 	}

@@ -24,7 +24,7 @@ func (g *Gateway) fetch(x *exchange, mode cache.Mode) {
 		g.supported(x)
 		return
 	}
-	req := cache.Request{Target: x.target, Mode: mode, Whole: needsWhole(x.r)}
+	req := cache.Request{Target: x.target, Mode: mode, Whole: needsWhole(x.r), Refresh: g.orders.Latest(x.target.Path).Number}
 	if x.target.Kind != target.Zip {
 		e, how, err := g.flights.do(x.r.Context(), req, g.fly)
 		if err != nil {

@@ -40,17 +40,18 @@ func (n *Node) sumdbObject(ctx context.Context, req cache.Request) (*cache.Objec
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return held, err
 		}
-		if err := n.absent.get(t.String()); err != nil && !upstream.HasBundle(ctx) {
+		if err := n.absence(t); err != nil && !upstream.HasBundle(ctx) {
 			return nil, err
 		}
 	}
 	if !mayFill(req.Mode) {
 		return nil, notCached(t)
 	}
+	asked := time.Now()
 	data, err := askDatabase(ctx, db, t, req.Mode)
 	if err != nil {
 		if t.Kind == target.SumdbLookup { // a tile that is absent now may be complete in a moment
-			n.remember(t, err)
+			n.remember(t, err, asked)
 		}
 		return nil, err
 	}

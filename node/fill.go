@@ -25,7 +25,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	start := time.Now()
 	o, err := n.runFill(ctx, t, f)
 	o, err = n.endedByPurge(t, o, err)
-	n.remember(t, err)
+	n.remember(t, err, start)
 	err = n.endedBy(inTime(ctx, err))
 	// Whoever finish wakes must not join this flight again, nor may its "no" be
 	// noted after a list that they ask for has shown the opposite.
@@ -153,12 +153,12 @@ func (n *Node) check(ctx context.Context, t target.Target, h1 string) (store.Pro
 	return store.Proof{H1: h1, Verified: true}, nil
 }
 
-// remember keeps upstream's "no" for a while, to answer with, and every failure for
-// those who ask why.
-func (n *Node) remember(t target.Target, err error) {
+// remember keeps upstream's "no" to a question of that time for a while, to answer with,
+// and every failure for those who ask why.
+func (n *Node) remember(t target.Target, err error, asked time.Time) {
 	n.failures.put(t.String(), err)
 	if e, ok := errors.AsType[*cache.Error](err); ok && isWord(err) {
-		n.absent.put(t.String(), e)
+		n.absent.put(t.String(), e, asked)
 	}
 }
 

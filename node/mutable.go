@@ -16,7 +16,9 @@ import (
 // Ages of mutable answers (DESIGN section 8).
 const (
 	freshFor     = time.Minute
-	staleWhile   = 10 * time.Minute // served at once while one refresh runs
+	refreshAfter = 45 * time.Second // asked for anew, behind who asks, so that it is seldom older than freshFor
+	askAgain     = time.Second      // meanwhile
+	staleWhile   = 10 * time.Minute // served when a refresh takes longer than a moment
 	staleOnError = 7 * 24 * time.Hour
 )
 
@@ -29,37 +31,53 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 		n.log.ErrorContext(ctx, "reading a document", "key", t.String(), "err", err)
 	}
 	age := time.Since(doc.Fetched)
+	fresh := have && n.isFresh(t, doc)
 	switch {
-	case have && isFresh(doc):
+	case fresh && (age < refreshAfter || !mayFill(req.Mode) || n.sealed()):
 		return n.document(t, doc, cache.Disk, false), nil
 	case req.Mode == cache.Peek && !(have && n.isGood(doc)):
 		return nil, notCached(t) // what is made from the versions here is no document
 	case !mayFill(req.Mode) || n.sealed():
 		return n.withoutUpstream(ctx, t, doc, have, nil)
-	case have && age < staleOnError && n.isTroubled(t):
+	case have && !fresh && age < staleOnError && n.isTroubled(t):
 		return n.withoutUpstream(ctx, t, doc, have, nil)
+	case fresh && n.isTroubled(t):
+		return n.document(t, doc, cache.Disk, false), nil
 	}
-	if err := n.absent.get(t.String()); err != nil {
+	if err := n.absence(t); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
 	}
 	r, started, err := n.startRefresh(ctx, t, doc, req.Mode == cache.Coordinate, n.route(req))
-	// A node that asks has something stale itself, or has nothing and waits.
-	if have && age >= 0 && age < freshFor+staleWhile && req.Mode != cache.Coordinate {
-		return n.document(t, doc, cache.Disk, true), nil
-	}
-	if err != nil {
+	switch {
+	case err != nil && !fresh:
 		return n.withoutUpstream(ctx, t, doc, have, err)
+	case r == nil || fresh && req.Mode != cache.Coordinate: // meanwhile
+		return n.document(t, doc, cache.Disk, false), nil
 	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	if !r.within(ctx, patienceWith(have && n.isGood(doc), age, req.Mode)) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return n.document(t, doc, cache.Disk, true), nil
 	}
 	return n.refreshed(ctx, t, doc, have, r, started)
 }
 
+// patienceWith returns how long to wait for a refresh. A node that asks has something old
+// itself, or has nothing and waits.
+func patienceWith(have bool, age time.Duration, mode cache.Mode) time.Duration {
+	switch {
+	case !have || mode == cache.Coordinate:
+		return 2 * refreshTimeout
+	case age >= 0 && age < freshFor+staleWhile:
+		return lateFor
+	default:
+		return laterFor
+	}
+}
+
 // refreshed answers with what a refresh has brought.
-func (n *Node) refreshed(ctx context.Context, t target.Target, old store.Document, have bool, r *refresh, started bool) (*cache.Object, error) {
+func (n *Node) refreshed(ctx context.Context, t target.Target, old store.Document, have bool, r *refreshing, started bool) (*cache.Object, error) {
 	source := cache.Inflight
 	if started {
 		source = r.source
@@ -117,7 +135,8 @@ func (n *Node) withoutUpstream(ctx context.Context, t target.Target, doc store.D
 func (n *Node) document(t target.Target, doc store.Document, source cache.Source, stale bool) *cache.Object {
 	obj := n.bytesObject(t, doc.Body, source)
 	obj.Age = max(0, time.Since(doc.Fetched))
-	obj.TTL = max(0, freshFor-obj.Age)
+	// Then we are to be asked again, by whom there is something newer for soon after.
+	obj.TTL = max(refreshAfter-obj.Age, min(askAgain, freshFor-obj.Age), 0)
 	obj.Stale = stale
 	n.cfg.Metrics.answered(t.Kind, source)
 	return obj

@@ -30,16 +30,27 @@ func TestAgesOfAList(t *testing.T) {
 	down := func(s *scriptedUpstream) { s.fail = &cache.Error{Reason: cache.Broken, Text: "connection refused"} }
 	up := func(s *scriptedUpstream) { s.fail = nil }
 	grow := func(s *scriptedUpstream) { s.bodies[listName] = []byte("v1.0.0\nv1.1.0\n") }
+	slow := func(s *scriptedUpstream) { grow(s); s.delay = 4500 * time.Millisecond }
 	gone := func(s *scriptedUpstream) { delete(s.bodies, listName) }
 	tests := []struct {
 		name  string
 		steps []step
 	}{
-		{"fresh for a minute, then stale once while it is refreshed", []step{
+		{"asked for anew before it is a minute old", []step{
 			{body: "v1.0.0\n", fetched: 1},
-			{after: 59 * time.Second, change: grow, body: "v1.0.0\n", fetched: 1},
-			{after: 2 * time.Second, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 44 * time.Second, change: grow, body: "v1.0.0\n", fetched: 1},
+			{after: 2 * time.Second, body: "v1.0.0\n", fetched: 2},
 			{after: time.Second, body: "v1.0.0\nv1.1.0\n", fetched: 2},
+		}},
+		{"waits for upstream rather than be more than a minute old", []step{
+			{body: "v1.0.0\n", fetched: 1},
+			{after: 61 * time.Second, change: grow, body: "v1.0.0\nv1.1.0\n", fetched: 2},
+		}},
+		{"stale when upstream takes longer than a moment", []step{
+			{body: "v1.0.0\n", fetched: 1},
+			{after: 2 * time.Minute, change: slow, body: "v1.0.0\n", stale: true, fetched: 2},
+			{body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 2 * time.Second, body: "v1.0.0\nv1.1.0\n", fetched: 2},
 		}},
 		{"waits for upstream when it is too old", []step{
 			{body: "v1.0.0\n", fetched: 1},
@@ -61,7 +72,7 @@ func TestAgesOfAList(t *testing.T) {
 		}},
 		{"absence is asked for once a minute where there is something stale, too", []step{
 			{body: "v1.0.0\n", fetched: 1},
-			{after: 2 * time.Minute, change: gone, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 2 * time.Minute, change: gone, reason: cache.NotFound, fetched: 2},
 			{after: time.Second, reason: cache.NotFound, fetched: 2},
 			{after: 50 * time.Second, reason: cache.NotFound, fetched: 2},
 		}},

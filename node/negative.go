@@ -26,27 +26,28 @@ type negatives struct {
 
 type negative struct {
 	err     *cache.Error
+	asked   time.Time
 	expires time.Time
 }
 
 func newNegatives() *negatives { return &negatives{entries: map[string]negative{}} }
 
 // get returns the remembered answer for name, with the time for which it is
-// still believed, or nil.
-func (ns *negatives) get(name string) error {
+// still believed, or nil, and when it was asked for.
+func (ns *negatives) get(name string) (asked time.Time, said error) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	e, ok := ns.entries[name]
 	if !ok {
-		return nil
+		return asked, nil
 	}
 	if !time.Now().Before(e.expires) {
 		delete(ns.entries, name)
-		return nil
+		return asked, nil
 	}
-	said := *e.err
-	said.RetryAfter = time.Until(e.expires)
-	return &said
+	absence := *e.err
+	absence.RetryAfter = time.Until(e.expires)
+	return e.asked, &absence
 }
 
 // ttlOf returns how long an absence is believed from upstream's word on.
@@ -57,7 +58,7 @@ func ttlOf(err *cache.Error) time.Duration {
 	return notFoundTTL
 }
 
-func (ns *negatives) put(name string, err *cache.Error) {
+func (ns *negatives) put(name string, err *cache.Error, asked time.Time) {
 	ttl := ttlOf(err)
 	if err.RetryAfter > 0 { // we were told by somebody who remembers it
 		ttl = min(ttl, err.RetryAfter)
@@ -68,7 +69,7 @@ func (ns *negatives) put(name string, err *cache.Error) {
 	if len(ns.entries) >= maxNegative {
 		ns.shrink(now)
 	}
-	ns.entries[name] = negative{err, now.Add(ttl)}
+	ns.entries[name] = negative{err, asked, now.Add(ttl)}
 }
 
 // shrink drops what has expired and, if that is not enough, half of the rest.

@@ -80,6 +80,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/refresh"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
@@ -125,6 +126,9 @@ type Config struct {
 	Upstream  Upstream
 	Peers     Peers  // the other nodes of the cluster; nil = there are none
 	Purges    Purges // nil = nothing is purged
+	// Refreshes are the orders to ask upstream again; nil = there are none but those that
+	// requests tell of.
+	Refreshes *refresh.Orders
 	// Databases are the checksum databases by preference: the first verifies
 	// what is filled. None: nothing is verified but form and length.
 	Databases []*sumdb.DB
@@ -160,8 +164,9 @@ type Node struct {
 
 	mu        sync.Mutex
 	ended     bool // Run waits for what runs: nothing new begins
-	refreshes map[flightKey]*refresh
+	refreshes map[flightKey]*refreshing
 	troubled  map[string]time.Time // mutable targets whose refresh failed: not again before
+	renewed   map[string]renewed   // mutable targets that were asked for under an order
 }
 
 var errStopping = errors.New("the node is stopping")
@@ -177,6 +182,9 @@ func New(cfg Config) *Node {
 	if cfg.Purges == nil {
 		cfg.Purges = noPurges{}
 	}
+	if cfg.Refreshes == nil {
+		cfg.Refreshes = refresh.New()
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -191,7 +199,7 @@ func New(cfg Config) *Node {
 		cfg: cfg, log: cfg.Logger, writes: cfg.Writes, absent: newNegatives(),
 		memory: newMemory(cfg.Spool), fills: newPlaces(cfg.Fills), forwards: newPlaces(cfg.Fills),
 		stop: stop, stopping: ctx, seed: maphash.MakeSeed(),
-		flights: flights{running: map[flightKey]*flight{}}, refreshes: map[flightKey]*refresh{}, troubled: map[string]time.Time{},
+		flights: flights{running: map[flightKey]*flight{}}, refreshes: map[flightKey]*refreshing{}, troubled: map[string]time.Time{}, renewed: map[string]renewed{},
 	}
 }
 
@@ -226,6 +234,7 @@ func (n *Node) Run(ctx context.Context, grace time.Duration) error {
 // Get answers req. Errors are *cache.Error. The caller closes the body.
 func (n *Node) Get(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	t := req.Target
+	n.cfg.Refreshes.Learn(t.Path, req.Refresh)
 	if t.Kind.Sumdb() { // which is never purged
 		return n.sumdbObject(ctx, req)
 	}
@@ -326,7 +335,7 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 		return f, false, nil
 	}
 	brought := upstream.HasBundle(ctx)
-	if err := n.absent.get(t.String()); err != nil && !brought {
+	if err := n.absence(t); err != nil && !brought {
 		return nil, false, err
 	}
 	if !mayFill(req.Mode) {

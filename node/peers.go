@@ -70,7 +70,9 @@ func (n *Node) sealed() bool { return n.cfg.Upstream.Offline() && n.cfg.Peers ==
 
 // coordinate asks c, which never forwards.
 func (n *Node) coordinate(ctx context.Context, t target.Target, c Coordinator) (*cache.Object, error) {
-	obj, err := n.cfg.Peers.Coordinate(ctx, c.ID, cache.Request{Target: t, Mode: cache.Coordinate, Hops: 1})
+	obj, err := n.cfg.Peers.Coordinate(ctx, c.ID, cache.Request{
+		Target: t, Mode: cache.Coordinate, Hops: 1, Refresh: n.cfg.Refreshes.Latest(t.Path).Number,
+	})
 	n.cfg.Metrics.forwarded(err)
 	if err == nil && obj.Source != cache.Upstream {
 		obj.Source = cache.Peer

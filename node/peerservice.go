@@ -24,12 +24,18 @@ type Purger interface {
 	Tombstones(req *ringmodv1.TombstonesRequest, stream grpc.ServerStreamingServer[ringmodv1.TombstonesResponse]) error
 }
 
+// Outdater is told of orders to refresh. Its errors are a *cache.Error.
+type Outdater interface {
+	Outdate(ctx context.Context, req *ringmodv1.OutdateRequest) (*ringmodv1.OutdateResponse, error)
+}
+
 // PeerParts are what PeerService is put together from. What is nil stays
 // unimplemented.
 type PeerParts struct {
 	Announcer Announcer
 	Comparer  Comparer
 	Purger    Purger
+	Outdater  Outdater
 }
 
 // RegisterPeer offers PeerService on server. Who may call is for the server's
@@ -74,4 +80,12 @@ func (s *peerService) Tombstones(req *ringmodv1.TombstonesRequest, stream grpc.S
 		return s.UnimplementedPeerServiceServer.Tombstones(req, stream)
 	}
 	return s.parts.Purger.Tombstones(req, stream)
+}
+
+// Outdate implements PeerService.
+func (s *peerService) Outdate(ctx context.Context, req *ringmodv1.OutdateRequest) (*ringmodv1.OutdateResponse, error) {
+	if s.parts.Outdater == nil {
+		return s.UnimplementedPeerServiceServer.Outdate(ctx, req)
+	}
+	return s.parts.Outdater.Outdate(ctx, req)
 }

@@ -20,13 +20,15 @@ const (
 	troubledBackoff = 5 * time.Second // between refreshes while upstream fails and there is something stale
 )
 
-// refresh is one conversation about a mutable target, with upstream or with the
+// refreshing is one conversation about a mutable target, with upstream or with the
 // coordinators on its route, shared by all who wait for it.
-type refresh struct {
+type refreshing struct {
 	flightKey
 
-	route []Coordinator
-	done  chan struct{}
+	route  []Coordinator
+	number uint64    // of the latest order to refresh the module when it began
+	began  time.Time // before anybody was asked
+	done   chan struct{}
 
 	// What it has brought, to be read when done is closed.
 	doc    store.Document // without Fetched where a node has made it from what it holds
@@ -36,12 +38,14 @@ type refresh struct {
 }
 
 // startRefresh joins the running refresh of t or starts one by that route. As
-// with flights, who must not wait for other nodes joins those that ask upstream.
-func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document, directOnly bool, route []Coordinator) (r *refresh, started bool, err error) {
+// with flights, who must not wait for other nodes joins those that ask upstream. One
+// that began before the latest order may bring what was before it.
+func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Document, directOnly bool, route []Coordinator) (r *refreshing, started bool, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	number := n.cfg.Refreshes.Latest(t.Path).Number
 	for _, direct := range []bool{true, false} {
-		if r := n.refreshes[flightKey{t.String(), direct}]; r != nil && (direct || !directOnly) {
+		if r := n.refreshes[flightKey{t.String(), direct}]; r != nil && r.number >= number && (direct || !directOnly) {
 			return r, false, nil
 		}
 	}
@@ -51,7 +55,7 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	case len(n.refreshes) >= maxQueued:
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
-	r = &refresh{flightKey: flightKey{t.String(), len(route) == 0}, route: route, done: make(chan struct{}), source: cache.Upstream}
+	r = &refreshing{flightKey: flightKey{t.String(), len(route) == 0}, route: route, number: number, began: time.Now(), done: make(chan struct{}), source: cache.Upstream}
 	n.refreshes[r.flightKey] = r
 	n.running.Go(func() {
 		defer n.endRefresh(r, !old.Fetched.IsZero())
@@ -61,11 +65,10 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 		}
 		ctx, done := n.lasting(ctx, limit)
 		defer done()
-		start := time.Now()
 		err := n.runRefresh(ctx, t, old, r)
-		n.remember(t, err)
+		n.remember(t, err, r.began)
 		r.err = n.endedBy(inTime(ctx, err))
-		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(start))
+		n.cfg.Metrics.filled(t.Kind, r.err, time.Since(r.began))
 		if r.err != nil {
 			n.logFailure(ctx, t, r.err)
 		}
@@ -75,10 +78,15 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 
 // endRefresh wakes who waits. Trouble is noted only where isTroubled can matter,
 // or names that a flood has made up would pile up.
-func (n *Node) endRefresh(r *refresh, have bool) {
+func (n *Node) endRefresh(r *refreshing, have bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	delete(n.refreshes, r.flightKey)
+	if n.refreshes[r.flightKey] == r { // else another one runs since, under a later order
+		delete(n.refreshes, r.flightKey)
+	}
+	if r.err == nil && !r.stale {
+		n.renew(r.name, r.number)
+	}
 	if r.stale || (r.err != nil && have && !isWord(r.err)) {
 		n.troubled[r.name] = time.Now().Add(troubledBackoff)
 	} else {
@@ -94,14 +102,15 @@ func (n *Node) isTroubled(t target.Target) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	until, ok := n.troubled[t.String()]
-	if ok && !time.Now().Before(until) {
+	ordered := n.cfg.Refreshes.Latest(t.Path).Given
+	if ok && (!time.Now().Before(until) || ordered.After(until.Add(-troubledBackoff))) {
 		delete(n.troubled, t.String())
 		return false
 	}
 	return ok
 }
 
-func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document, r *refresh) (err error) {
+func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document, r *refreshing) (err error) {
 	defer n.survive(ctx, t, &err)
 	release, err := n.turn(ctx, t.Kind, r.direct)
 	if err != nil {
@@ -109,7 +118,7 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 	}
 	defer release()
 	now, err := n.cfg.Documents.Document(t.String())
-	if err == nil && now.Fetched.After(old.Fetched) && isFresh(now) {
+	if err == nil && now.Fetched.After(old.Fetched) && n.isFresh(t, now) {
 		r.doc = now // another refresh ended between our caller's look and this one
 		return nil
 	}
@@ -125,17 +134,18 @@ func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Docume
 }
 
 // refreshUpstream asks upstream.
-func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.Document, r *refresh) error {
+func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.Document, r *refreshing) error {
 	if n.cfg.Upstream.Offline() {
 		return offline(t)
 	}
+	// Upstream may take its time over an answer that was old when it began.
+	asked := time.Now()
 	resp, err := n.cfg.Upstream.Fetch(ctx, t, upstream.Validators{ETag: old.ETag, LastModified: old.LastModified})
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	// Upstream may take its time over a body that was old when it began.
-	doc := store.Document{Fetched: time.Now(), Source: resp.Source, ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified}
+	doc := store.Document{Fetched: asked, Source: resp.Source, ETag: resp.Validators.ETag, LastModified: resp.Validators.LastModified}
 	if resp.NotModified {
 		doc.Body, doc.ETag, doc.LastModified = old.Body, old.ETag, old.LastModified
 	} else if doc.Body, err = io.ReadAll(resp.Body); err != nil { // the upstream bounds it
@@ -152,7 +162,7 @@ func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.D
 // refreshHome asks the coordinators of the route and, when they are of no help,
 // upstream, by a refresh that whoever takes this node for the coordinator can
 // join.
-func (n *Node) refreshHome(ctx context.Context, t target.Target, old store.Document, r *refresh) error {
+func (n *Node) refreshHome(ctx context.Context, t target.Target, old store.Document, r *refreshing) error {
 	err := n.inTurn(ctx, t, r.route, func(c Coordinator) error {
 		obj, err := n.coordinate(ctx, t, c)
 		if err != nil {
@@ -178,7 +188,7 @@ func (n *Node) refreshHome(ctx context.Context, t target.Target, old store.Docum
 
 // refreshRegion takes the youngest document of the region, if that is younger
 // than ours.
-func (n *Node) refreshRegion(ctx context.Context, t target.Target, old store.Document, r *refresh) bool {
+func (n *Node) refreshRegion(ctx context.Context, t target.Target, old store.Document, r *refreshing) bool {
 	if n.cfg.Peers == nil {
 		return false
 	}
@@ -195,7 +205,7 @@ func (n *Node) refreshRegion(ctx context.Context, t target.Target, old store.Doc
 }
 
 // refreshBy takes the document that a node gives. Its age counts from now.
-func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *refresh) error {
+func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *refreshing) error {
 	obj, fetched := s.object, time.Now().Add(-s.object.Age)
 	return n.useObject(t, s, func(s *supply) error {
 		data, err := readSmall(s.body, t)
@@ -217,14 +227,12 @@ func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *ref
 
 // keep stores doc unless there is a younger one, and returns the younger one.
 func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) store.Document {
-	if n.cfg.Peers != nil { // else nobody else stores it
-		turn := &n.keeping[maphash.String(n.seed, t.String())%uint64(len(n.keeping))]
-		turn.Lock()
-		defer turn.Unlock()
-		now, err := n.cfg.Documents.Document(t.String())
-		if err == nil && now.Fetched.After(doc.Fetched) && !now.Fetched.After(time.Now()) { // clocks are set back
-			return now
-		}
+	turn := &n.keeping[maphash.String(n.seed, t.String())%uint64(len(n.keeping))]
+	turn.Lock()
+	defer turn.Unlock()
+	now, err := n.cfg.Documents.Document(t.String())
+	if err == nil && now.Fetched.After(doc.Fetched) && !now.Fetched.After(time.Now()) { // clocks are set back
+		return now
 	}
 	n.confirm(t, doc.Body)
 	if left := n.cfg.Purges.List(t.Path, doc.Body); t.Kind == target.List && len(left) < len(doc.Body) {
@@ -235,11 +243,6 @@ func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) st
 		n.notStored(ctx, t.String(), err)
 	}
 	return doc
-}
-
-func isFresh(doc store.Document) bool {
-	age := time.Since(doc.Fetched)
-	return age >= 0 && age < freshFor
 }
 
 // isWord reports whether err is upstream's word that there is no such thing.

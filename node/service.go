@@ -197,7 +197,7 @@ func parseGet(req *ringmodv1.GetRequest) (cache.Request, error) {
 		return cache.Request{}, invalid("request_id of %d bytes", len(req.GetRequestId()))
 	}
 	return cache.Request{
-		Target: t, Mode: modeOf(req.GetMode()), Hops: wire.MaxHops - int(req.GetHops()),
+		Target: t, Mode: modeOf(req.GetMode()), Hops: wire.MaxHops - int(req.GetHops()), Refresh: req.GetRefresh(),
 		// What is being filled has no digest to compare yet.
 		Whole: req.GetWhole() || len(req.GetWantSha256()) > 0,
 	}, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/peers"
+	"github.com/ringmod/ringmod/internal/refresh"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
@@ -56,6 +57,8 @@ type assembly struct {
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
 
+	orders   *refresh.Orders              // to refresh
+	operator ringmodv1.AdminServiceServer // of a node
 	purges   *purge.Set
 	followed *purge.Follower                // of a gateway
 	drops    []func(func(name string) bool) // who has what was purged in memory
@@ -73,7 +76,7 @@ func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err 
 		return nil, err
 	}
 	p.closers = append(p.closers, p.listeners.close)
-	a := &assembly{options: o, process: p, access: log, reg: registry(), pool: &wire.Pool{}}
+	a := &assembly{options: o, process: p, access: log, reg: registry(), pool: &wire.Pool{}, orders: refresh.New()}
 	a.metrics = node.NewMetrics(a.reg)
 	if o.parts.node {
 		err = a.openNode(log) //nolint:contextcheck // the disk's walk lives as long as the disk
@@ -102,7 +105,7 @@ func (a *assembly) identify(log *slog.Logger) error {
 	a.log = log.With("node", a.id)
 	if !a.parts.node {
 		a.purges = purge.NewSet()
-		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Logger: a.log}
+		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Self: a.id, Refreshes: a.orders, Logger: a.log}
 	}
 	a.via = "1.1 ringmod-" + a.id + "-" + rand.Text()[:8]
 	if err := a.meet(); err != nil {
@@ -150,7 +153,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	}
 	a.node = node.New(node.Config{
 		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
-		Copier: copier, Hot: disk.Hot(), Purges: purges{a.purges, purger}, Private: a.private, Metrics: a.metrics, Logger: a.log,
+		Copier: copier, Hot: disk.Hot(), Purges: purges{a.purges, purger}, Refreshes: a.orders, Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
 	a.scrubber(disk, others, copied)
@@ -266,10 +269,11 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		Cache: a.node, Holder: a.node, Heat: a.watchHot(), Metrics: a.metrics, Pool: a.pool, View: a.stamp, OnView: a.sync.Observe, Caller: caller,
 		OnDamaged: a.scrub.Suspect, Ending: a.ending, Logger: a.log,
 	})
-	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger})
+	refreshes := &admin.Refreshes{Orders: a.orders, Renewer: a.node, Followers: a.own.Watchers}
+	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger, Outdater: refreshes})
 	member.Register(a.grpc, a.own)
-	admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Filler: a.node, Ending: a.ending, Logger: a.log,
+	a.operator = admin.Register(a.grpc, admin.Config{
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Filler: a.node, Refreshes: refreshes, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
 			Compared: compared, Moved: a.life.Moved,
@@ -311,8 +315,12 @@ func (a *assembly) openGateway() error {
 	if a.node != nil {
 		objects = localFirst{a.node, a.members.View, nodes}
 	}
+	hooks, err := a.hooks(nodes)
+	if err != nil {
+		return err
+	}
 	front, err := gateway.New(gateway.Config{
-		Cache: objects, Purges: a.purges, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
+		Cache: objects, Purges: a.purges, Refreshes: a.orders, Hooks: hooks, Sumdbs: names(a.specs()), Via: a.via, Region: a.region, Node: a.id, Private: a.private,
 		Ready: a.canServe, Version: version(), Regions: a.regions, Upstreams: a.outside.Entries(), Logger: a.access, Metrics: a.reg,
 	})
 	if err != nil {

@@ -74,6 +74,7 @@ func (d *dev) bind(flags *pflag.FlagSet) {
 	o.bindRing(flags)
 	o.bindDurability(flags)
 	o.bindSources(flags)
+	o.bindHooks(flags)
 	o.bindCommon(flags)
 	o.logLevel = "warn"
 	flags.Lookup("log-level").DefValue = "warn"

@@ -85,7 +85,7 @@ func rootCommand() *cobra.Command {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), scrubCommand(), purgeCommand(), warmCommand(), exportCommand(), importCommand(),
+		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), scrubCommand(), purgeCommand(), refreshCommand(), warmCommand(), exportCommand(), importCommand(),
 		certsCommand(), versionCommand(),
 	)
 	return root

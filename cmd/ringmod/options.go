@@ -57,6 +57,7 @@ type options struct {
 	contact           string
 
 	tlsCert, tlsKey string
+	hookSecretFile  string
 
 	logLevel, logFormat string
 	config              string
@@ -77,8 +78,13 @@ func (o *options) bind(flags *pflag.FlagSet) {
 	if o.parts.gateway {
 		flags.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file`: serve developers over HTTPS")
 		flags.StringVar(&o.tlsKey, "tls-key", "", "key `file` of --tls-cert")
+		o.bindHooks(flags)
 	}
 	o.bindCommon(flags)
+}
+
+func (o *options) bindHooks(flags *pflag.FlagSet) {
+	flags.StringVar(&o.hookSecretFile, "hook-secret-file", "", "`file` of secrets, one a line: listen to code hosts that tell of pushes (POST /-/hooks/push)")
 }
 
 func (o *options) bindAddrs(flags *pflag.FlagSet) {

@@ -35,6 +35,9 @@ type Request struct {
 	// Hops is how many nodes have passed the request on. A node passes on only
 	// what none has.
 	Hops int
+	// Refresh is the number of the latest order to refresh the module that the asker
+	// knows (package refresh); 0: none. Nobody answers from before it.
+	Refresh uint64
 }
 
 // Source says where an answer came from.

@@ -35,6 +35,7 @@ var callers = map[string][]Role{
 	ringmodv1.PeerService_Digests_FullMethodName:    nodes,
 	ringmodv1.PeerService_Keys_FullMethodName:       nodes,
 	ringmodv1.PeerService_Tombstones_FullMethodName: nodes,
+	ringmodv1.PeerService_Outdate_FullMethodName:    nodes,
 
 	// Status and Explain change nothing, and members pass them on.
 	ringmodv1.AdminService_Status_FullMethodName:   all,
@@ -45,7 +46,7 @@ var callers = map[string][]Role{
 	ringmodv1.AdminService_Scrub_FullMethodName:    {Node, Operator}, // nodes pass it on
 	ringmodv1.AdminService_Import_FullMethodName:   operators,
 	ringmodv1.AdminService_SetSpec_FullMethodName:  operators,
-	ringmodv1.AdminService_Refresh_FullMethodName:  operators,
+	ringmodv1.AdminService_Refresh_FullMethodName:  {Gateway, Node, Operator}, // gateways are told of pushes
 
 	healthpb.Health_Check_FullMethodName: all,
 	healthpb.Health_List_FullMethodName:  all,

@@ -95,6 +95,7 @@ func request(req cache.Request, o Options) *ringmodv1.GetRequest {
 	}
 	r.Target, r.Whole, r.Mode = req.Target.String(), req.Whole, modeOf(req.Mode)
 	r.Hops = uint32(min(max(MaxHops-req.Hops, 0), MaxHops)) // the wire counts those that are left
+	r.Refresh = req.Refresh
 	r.Fanout = uint32(max(o.Fanout, 0))
 	switch {
 	case o.MaxInline < 0 || (o.Resume != nil && o.Resume.hash == nil): // no CRC goes with inline bytes

@@ -15,7 +15,9 @@
 // which leaves by itself: who looks on may go and come back. Scrub has the named nodes
 // check what they hold, each on its own, for as long as its caller looks on; a node that
 // cannot says why, and the others go on. Purge is passed on to Config.Purger. Import has
-// this node fetch files from what its caller sends, verified as ever.
+// this node fetch files from what its caller sends, verified as ever. Refresh gives an
+// order (internal/refresh), tells all nodes of it, and has upstream asked for what its
+// caller wants to see.
 //
 // Whatever a caller or another member sends ends that call, or leaves out that
 // member, and nothing else. Who may call is for the server's interceptors to say.
@@ -93,16 +95,19 @@ type Config struct {
 	Scrubber   Scrubber        // nil = a gateway
 	Purger     Purger          // nil = nothing can be purged
 	Filler     Filler          // nil = a gateway, into which nothing can be imported
+	Refreshes  *Refreshes      // nil = nothing can be refreshed
 	Ending     <-chan struct{} // closed when this member stops; nil = never
 	Logger     *slog.Logger    // nil = silent
 }
 
-// Register offers AdminService on server.
-func Register(server grpc.ServiceRegistrar, cfg Config) {
+// Register offers AdminService on server, and returns it for who is in the same process.
+func Register(server grpc.ServiceRegistrar, cfg Config) ringmodv1.AdminServiceServer {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	ringmodv1.RegisterAdminServiceServer(server, &service{cfg: cfg})
+	s := &service{cfg: cfg}
+	ringmodv1.RegisterAdminServiceServer(server, s)
+	return s
 }
 
 // service is AdminService. What it does not have stays unimplemented.

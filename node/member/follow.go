@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/ringmod/ringmod/internal/refresh"
 	"github.com/ringmod/ringmod/internal/wire"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
@@ -165,8 +166,8 @@ func (f *Follower) begun(ctx context.Context) {
 }
 
 // listen takes in what a member tells, and calls heard each time.
-func (f *Follower) listen(ctx context.Context, conn grpc.ClientConnInterface, watchdog *time.Timer, heard func()) error {
-	stream, err := ringmodv1.NewClusterServiceClient(conn).WatchView(ctx, &ringmodv1.WatchViewRequest{})
+func (f *Follower) listen(ctx context.Context, conn *grpc.ClientConn, watchdog *time.Timer, heard func()) error {
+	stream, err := ringmodv1.NewClusterServiceClient(conn).WatchView(ctx, &ringmodv1.WatchViewRequest{Caller: f.cfg.Self})
 	if err != nil {
 		return wire.FromStatus(err, "")
 	}
@@ -181,6 +182,9 @@ func (f *Follower) listen(ctx context.Context, conn grpc.ClientConnInterface, wa
 			return err
 		}
 		f.cfg.OnTombstones(ctx, msg.GetTombstones())
+		if _, err := f.cfg.Refreshes.Take(refresh.Decode(msg.GetRefreshes())...); err != nil {
+			f.log.WarnContext(ctx, "an order to refresh is left out", "addr", conn.Target(), "err", err)
+		}
 		heard()
 	}
 }

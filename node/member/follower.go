@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/credentials"
 
+	"github.com/ringmod/ringmod/internal/refresh"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -34,8 +35,13 @@ type FollowerConfig struct {
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Resolver resolves the hosts of From; nil means net.DefaultResolver.
 	Resolver Resolver
+	// Self is the own id, for those who want to know who follows; "" is nobody in particular.
+	Self string
 	// OnTombstones is told what the followed member tells of purges; nil means nobody.
 	OnTombstones func(ctx context.Context, told []*ringmodv1.Tombstone)
+	// Refreshes are the orders that take in what the followed member tells of; nil means
+	// that it is told for nothing.
+	Refreshes *refresh.Orders
 	// NewView builds views; nil means ring.NewView.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)
 	// Logger takes what an operator should know; nil means nobody.
@@ -88,6 +94,9 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	}
 	if cfg.OnTombstones == nil {
 		cfg.OnTombstones = func(context.Context, []*ringmodv1.Tombstone) {}
+	}
+	if cfg.Refreshes == nil {
+		cfg.Refreshes = refresh.New()
 	}
 	switch {
 	case cfg.Cluster == "":

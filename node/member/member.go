@@ -76,6 +76,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/ringmod/ringmod/internal/refresh"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -140,6 +141,8 @@ type Config struct {
 	OutAfter time.Duration
 	// Tombstones are told to who watches the view; nil means that there are none.
 	Tombstones Tombstones
+	// Refreshes are told to who watches the view; nil means that there are none.
+	Refreshes *refresh.Orders
 	// NewView builds views; nil means ring.NewView. A simulation builds once what many
 	// processes build alike.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)
@@ -184,6 +187,7 @@ type Membership struct {
 	joined    *latch      // another member was met
 	stopped   *latch      // Run comes to its end
 	list      listPointer // nil until Run has begun
+	watchers  watchers
 
 	writing sync.Mutex // held to write the own entry, or what is kept of it
 	keeper  keeper

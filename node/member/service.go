@@ -2,6 +2,9 @@ package member
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/ringmod/ringmod/internal/refresh"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -16,7 +20,7 @@ import (
 const (
 	maxWatchers = 1024
 	signOfLife  = 10 * time.Second // between messages of a watch, at most
-	maxTold     = 256              // tombstones in a message
+	maxTold     = 256              // tombstones, and orders, in a message
 )
 
 // Register offers ClusterService on server, answered from m. Watches end when m
@@ -52,13 +56,14 @@ func (s *service) WatchView(req *ringmodv1.WatchViewRequest, stream grpc.ServerS
 	}
 	tick := time.NewTicker(signOfLife)
 	defer tick.Stop()
-	w := watch{m: s.m, purges: s.m.cfg.Tombstones, since: req.GetTombstoneEpoch()}
+	defer s.m.watchers.add(req.GetCaller())()
+	w := watch{m: s.m, purges: s.m.cfg.Tombstones, since: req.GetTombstoneEpoch(), refreshes: s.m.cfg.Refreshes}
 	for {
-		changed, purged := s.m.Changed(), w.purged()
+		changed, purged, outdated := s.m.Changed(), w.purged(), w.outdated()
 		if err := stream.Send(w.next()); err != nil {
 			return err
 		}
-		if len(w.untold) > 0 {
+		if len(w.untold) > 0 || len(w.orders) > 0 {
 			continue
 		}
 		select {
@@ -68,6 +73,7 @@ func (s *service) WatchView(req *ringmodv1.WatchViewRequest, stream grpc.ServerS
 			return status.Error(codes.Unavailable, "this member stops")
 		case <-changed:
 		case <-purged:
+		case <-outdated:
 		case <-tick.C:
 		}
 	}
@@ -82,6 +88,10 @@ type watch struct {
 	since  uint64     // epoch up to which the watcher knows them
 	seq    uint64     // of those that were looked at
 	untold []*ringmodv1.Tombstone
+
+	refreshes *refresh.Orders // nil: there are none
+	ordered   uint64          // of those that were looked at
+	orders    []*ringmodv1.RefreshOrder
 }
 
 // purged returns a channel that is closed when there is more to tell of purges.
@@ -111,6 +121,28 @@ func (w *watch) tombstones() []*ringmodv1.Tombstone {
 	return some
 }
 
+// outdated returns a channel that is closed when there are more orders to refresh.
+func (w *watch) outdated() <-chan struct{} {
+	if w.refreshes == nil {
+		return nil
+	}
+	return w.refreshes.Changed()
+}
+
+// some returns some of the orders to refresh that the watcher was not told of.
+func (w *watch) some() []*ringmodv1.RefreshOrder {
+	if w.refreshes == nil {
+		return nil
+	}
+	var news []*ringmodv1.RefreshOrder
+	news, w.ordered = w.refreshes.News(w.ordered)
+	w.orders = append(w.orders, news...)
+	n := min(maxTold, len(w.orders))
+	some := w.orders[:n]
+	w.orders = w.orders[n:]
+	return some
+}
+
 // next returns what the watcher does not know.
 func (w *watch) next() *ringmodv1.WatchViewResponse {
 	now, down := w.m.table.seen()
@@ -125,5 +157,39 @@ func (w *watch) next() *ringmodv1.WatchViewResponse {
 		}
 	}
 	w.told = now
-	return &ringmodv1.WatchViewResponse{View: v, Down: down, Tombstones: w.tombstones()}
+	return &ringmodv1.WatchViewResponse{View: v, Down: down, Tombstones: w.tombstones(), Refreshes: w.some()}
+}
+
+// watchers are the ids of those who watch the view, and how often each does.
+type watchers struct {
+	mu  sync.Mutex
+	ids map[string]int
+}
+
+// add notes a watcher until the func is called that it returns. Who has no id that a
+// member could have is none in particular.
+func (ws *watchers) add(id string) (remove func()) {
+	if (ring.Member{ID: id, Epoch: 1, State: ring.Active, Role: ring.Gateway, Region: "any", Weight: 1}).Check() != nil {
+		return func() {}
+	}
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.ids == nil {
+		ws.ids = make(map[string]int)
+	}
+	ws.ids[id]++
+	return func() {
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		if ws.ids[id]--; ws.ids[id] == 0 {
+			delete(ws.ids, id)
+		}
+	}
+}
+
+// Watchers returns the ids of those who follow this member by WatchView, sorted.
+func (m *Membership) Watchers() []string {
+	m.watchers.mu.Lock()
+	defer m.watchers.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.watchers.ids))
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ringmod/ringmod/internal/refresh"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -25,7 +26,12 @@ type Follower struct {
 	Region  string // whose nodes are preferred
 	Nodes   Nodes
 	// Told is as Config.Told.
-	Told   func(purged func(name string) bool)
+	Told func(purged func(name string) bool)
+	// Self is the own id, and Refreshes take in the orders to refresh that nodes tell of
+	// on the same way; nil: these are told for nothing.
+	Self      string
+	Refreshes *refresh.Orders
+
 	Logger *slog.Logger
 
 	heard atomic.Bool
@@ -89,7 +95,7 @@ func (f *Follower) follow(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	stream, err := ringmodv1.NewClusterServiceClient(conn).WatchView(ctx, &ringmodv1.WatchViewRequest{})
+	stream, err := ringmodv1.NewClusterServiceClient(conn).WatchView(ctx, &ringmodv1.WatchViewRequest{Caller: f.Self})
 	if err != nil {
 		return err
 	}
@@ -100,6 +106,12 @@ func (f *Follower) follow(ctx context.Context, id string) error {
 		}
 		watchdog.Reset(silence)
 		f.Take(ctx, msg.GetTombstones())
+		if f.Refreshes == nil {
+			continue
+		}
+		if _, err := f.Refreshes.Take(refresh.Decode(msg.GetRefreshes())...); err != nil {
+			f.Logger.WarnContext(ctx, "an order to refresh is left out", "peer", id, "err", err)
+		}
 	}
 }
 

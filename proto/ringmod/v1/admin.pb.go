@@ -1841,12 +1841,13 @@ func (x *ImportResponse) GetError() *ErrorDetail {
 // RefreshRequest asks upstream again.
 type RefreshRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What to ask for. Required.
+	// What may have changed. Required.
 	//
 	// Types that are valid to be assigned to Subject:
 	//
 	//	*RefreshRequest_Module
 	//	*RefreshRequest_Target
+	//	*RefreshRequest_Prefix
 	Subject       isRefreshRequest_Subject `protobuf_oneof:"subject"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1907,30 +1908,54 @@ func (x *RefreshRequest) GetTarget() string {
 	return ""
 }
 
+func (x *RefreshRequest) GetPrefix() string {
+	if x != nil {
+		if x, ok := x.Subject.(*RefreshRequest_Prefix); ok {
+			return x.Prefix
+		}
+	}
+	return ""
+}
+
 type isRefreshRequest_Subject interface {
 	isRefreshRequest_Subject()
 }
 
 type RefreshRequest_Module struct {
-	// List, latest and all cached queries of a module; the absence of one
-	// version when a version is given.
+	// A module: its list, and its latest if that is known, are asked for at once,
+	// cached queries when somebody wants them. With a version, whose .info is asked
+	// for as well.
 	Module *ModuleVersion `protobuf:"bytes,1,opt,name=module,proto3,oneof"`
 }
 
 type RefreshRequest_Target struct {
-	// One object by its escaped target.
+	// The module of an object, by the escaped target of that object, which alone is
+	// asked for at once.
 	Target string `protobuf:"bytes,2,opt,name=target,proto3,oneof"`
+}
+
+type RefreshRequest_Prefix struct {
+	// The module of this path, plain form, and all below it. They are asked for
+	// when somebody wants them.
+	Prefix string `protobuf:"bytes,3,opt,name=prefix,proto3,oneof"`
 }
 
 func (*RefreshRequest_Module) isRefreshRequest_Subject() {}
 
 func (*RefreshRequest_Target) isRefreshRequest_Subject() {}
 
+func (*RefreshRequest_Prefix) isRefreshRequest_Subject() {}
+
 // RefreshResponse answers a RefreshRequest.
 type RefreshResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One for each object that was asked for again.
-	Objects       []*Refreshed `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// One for each object that was asked for at once.
+	Objects []*Refreshed `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Ids of the nodes and gateways that have been told, sorted.
+	Confirmed []string `protobuf:"bytes,2,rep,name=confirmed,proto3" json:"confirmed,omitempty"`
+	// Ids of the nodes that are in and the gateways that are up and have not been
+	// told, sorted. What they remember counts for 60 seconds at most.
+	Unconfirmed   []string `protobuf:"bytes,3,rep,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1972,16 +1997,32 @@ func (x *RefreshResponse) GetObjects() []*Refreshed {
 	return nil
 }
 
+func (x *RefreshResponse) GetConfirmed() []string {
+	if x != nil {
+		return x.Confirmed
+	}
+	return nil
+}
+
+func (x *RefreshResponse) GetUnconfirmed() []string {
+	if x != nil {
+		return x.Unconfirmed
+	}
+	return nil
+}
+
 // Refreshed is an object that was asked for again.
 type Refreshed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Escaped target.
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
-	// Upstream's answer differs from the one that was cached.
+	// Upstream's answer differs from the one that was cached, or nothing was.
 	Changed bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	// Why upstream could not be asked, or that it knows of no such object. What
 	// was cached is kept unless upstream denies it. Absent: it answered.
-	Error         *ErrorDetail `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Error *ErrorDetail `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// Versions in upstream's list. Absent: the object is no list.
+	Versions      *uint32 `protobuf:"varint,4,opt,name=versions,proto3,oneof" json:"versions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2035,6 +2076,13 @@ func (x *Refreshed) GetError() *ErrorDetail {
 		return x.Error
 	}
 	return nil
+}
+
+func (x *Refreshed) GetVersions() uint32 {
+	if x != nil && x.Versions != nil {
+		return *x.Versions
+	}
+	return 0
 }
 
 var File_ringmod_v1_admin_proto protoreflect.FileDescriptor
@@ -2176,17 +2224,22 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x0eImportResponse\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04held\x18\x02 \x01(\bR\x04held\x12-\n" +
-	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\"j\n" +
+	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\"\x84\x01\n" +
 	"\x0eRefreshRequest\x123\n" +
 	"\x06module\x18\x01 \x01(\v2\x19.ringmod.v1.ModuleVersionH\x00R\x06module\x12\x18\n" +
-	"\x06target\x18\x02 \x01(\tH\x00R\x06targetB\t\n" +
-	"\asubject\"B\n" +
+	"\x06target\x18\x02 \x01(\tH\x00R\x06target\x12\x18\n" +
+	"\x06prefix\x18\x03 \x01(\tH\x00R\x06prefixB\t\n" +
+	"\asubject\"\x82\x01\n" +
 	"\x0fRefreshResponse\x12/\n" +
-	"\aobjects\x18\x01 \x03(\v2\x15.ringmod.v1.RefreshedR\aobjects\"l\n" +
+	"\aobjects\x18\x01 \x03(\v2\x15.ringmod.v1.RefreshedR\aobjects\x12\x1c\n" +
+	"\tconfirmed\x18\x02 \x03(\tR\tconfirmed\x12 \n" +
+	"\vunconfirmed\x18\x03 \x03(\tR\vunconfirmed\"\x9a\x01\n" +
 	"\tRefreshed\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12-\n" +
-	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error2\xe5\x04\n" +
+	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\x12\x1f\n" +
+	"\bversions\x18\x04 \x01(\rH\x00R\bversions\x88\x01\x01B\v\n" +
+	"\t_versions2\xe5\x04\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Status\x12\x19.ringmod.v1.StatusRequest\x1a\x1a.ringmod.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.ringmod.v1.ExplainRequest\x1a\x1b.ringmod.v1.ExplainResponse\x12>\n" +
@@ -2326,7 +2379,9 @@ func file_ringmod_v1_admin_proto_init() {
 	file_ringmod_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
 		(*RefreshRequest_Module)(nil),
 		(*RefreshRequest_Target)(nil),
+		(*RefreshRequest_Prefix)(nil),
 	}
+	file_ringmod_v1_admin_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -62,8 +62,9 @@ type AdminServiceClient interface {
 	// then get them. The files of checksum databases come first: what they prove
 	// is accepted without any way to the database.
 	Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error)
-	// Refresh asks upstream again for the mutable answers of a module and forgets
-	// its remembered absences.
+	// Refresh has all members ask upstream again for the mutable answers of modules
+	// and forget their remembered absences. Gateways call it, too, for those who tell
+	// them of a push.
 	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
 }
 
@@ -218,8 +219,9 @@ type AdminServiceServer interface {
 	// then get them. The files of checksum databases come first: what they prove
 	// is accepted without any way to the database.
 	Import(grpc.BidiStreamingServer[ImportRequest, ImportResponse]) error
-	// Refresh asks upstream again for the mutable answers of a module and forgets
-	// its remembered absences.
+	// Refresh has all members ask upstream again for the mutable answers of modules
+	// and forget their remembered absences. Gateways call it, too, for those who tell
+	// them of a push.
 	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }

@@ -252,7 +252,11 @@ type GetRequest struct {
 	// Number of ranks that the caller spreads this object over, because a header of
 	// less than a minute ago said so, and that the receiver is one of without being a
 	// replica: it may get a copy from one. 0: the receiver is asked for any other reason.
-	Fanout        uint32 `protobuf:"varint,13,opt,name=fanout,proto3" json:"fanout,omitempty"`
+	Fanout uint32 `protobuf:"varint,13,opt,name=fanout,proto3" json:"fanout,omitempty"`
+	// Number of the latest order to refresh the module that the caller knows, see
+	// RefreshOrder: what the receiver remembers from before it is out of date. 0:
+	// the caller knows of none.
+	Refresh       uint64 `protobuf:"varint,14,opt,name=refresh,proto3" json:"refresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -374,6 +378,13 @@ func (x *GetRequest) GetFreshness() *Freshness {
 func (x *GetRequest) GetFanout() uint32 {
 	if x != nil {
 		return x.Fanout
+	}
+	return 0
+}
+
+func (x *GetRequest) GetRefresh() uint64 {
+	if x != nil {
+		return x.Refresh
 	}
 	return 0
 }
@@ -1493,7 +1504,7 @@ var File_ringmod_v1_cache_proto protoreflect.FileDescriptor
 const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\n" +
 	"\x16ringmod/v1/cache.proto\x12\n" +
-	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/error.proto\"\x99\x03\n" +
+	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/error.proto\"\xb3\x03\n" +
 	"\n" +
 	"GetRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12$\n" +
@@ -1513,7 +1524,8 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	" \x01(\tR\trequestId\x12#\n" +
 	"\rcaller_region\x18\v \x01(\tR\fcallerRegion\x123\n" +
 	"\tfreshness\x18\f \x01(\v2\x15.ringmod.v1.FreshnessR\tfreshness\x12\x16\n" +
-	"\x06fanout\x18\r \x01(\rR\x06fanout\"`\n" +
+	"\x06fanout\x18\r \x01(\rR\x06fanout\x12\x18\n" +
+	"\arefresh\x18\x0e \x01(\x04R\arefresh\"`\n" +
 	"\tFreshness\x122\n" +
 	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12\x1f\n" +
 	"\vallow_stale\x18\x02 \x01(\bR\n" +

@@ -736,6 +736,83 @@ func (x *Tombstone) GetText() string {
 	return ""
 }
 
+// RefreshOrder says that something may have changed upstream: what members
+// remember of modules from before it is out of date, and upstream is asked again
+// when somebody wants to know.
+type RefreshOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Module path, or the beginning of some, plain form, at most 2048 bytes.
+	// Required.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// The order is for all modules below the path, too.
+	Below bool `protobuf:"varint,2,opt,name=below,proto3" json:"below,omitempty"`
+	// Number of the order: of two for a module the higher is the later one. Never 0.
+	Number uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
+	// Time since it was given. It is forgotten after 2 minutes, when nothing is left
+	// from before it that counts as fresh.
+	Age           *durationpb.Duration `protobuf:"bytes,4,opt,name=age,proto3" json:"age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshOrder) Reset() {
+	*x = RefreshOrder{}
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshOrder) ProtoMessage() {}
+
+func (x *RefreshOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshOrder.ProtoReflect.Descriptor instead.
+func (*RefreshOrder) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RefreshOrder) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *RefreshOrder) GetBelow() bool {
+	if x != nil {
+		return x.Below
+	}
+	return false
+}
+
+func (x *RefreshOrder) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *RefreshOrder) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
 // GetViewRequest asks for the member table.
 type GetViewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -749,7 +826,7 @@ type GetViewRequest struct {
 
 func (x *GetViewRequest) Reset() {
 	*x = GetViewRequest{}
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[6]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +838,7 @@ func (x *GetViewRequest) String() string {
 func (*GetViewRequest) ProtoMessage() {}
 
 func (x *GetViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[6]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +851,7 @@ func (x *GetViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetViewRequest.ProtoReflect.Descriptor instead.
 func (*GetViewRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetViewRequest) GetViewDigest() uint64 {
@@ -802,7 +879,7 @@ type GetViewResponse struct {
 
 func (x *GetViewResponse) Reset() {
 	*x = GetViewResponse{}
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[7]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +891,7 @@ func (x *GetViewResponse) String() string {
 func (*GetViewResponse) ProtoMessage() {}
 
 func (x *GetViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[7]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +904,7 @@ func (x *GetViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetViewResponse.ProtoReflect.Descriptor instead.
 func (*GetViewResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetViewResponse) GetView() *View {
@@ -842,13 +919,16 @@ type WatchViewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Highest epoch of a purge that the caller has applied. 0: none, send all.
 	TombstoneEpoch uint64 `protobuf:"varint,1,opt,name=tombstone_epoch,json=tombstoneEpoch,proto3" json:"tombstone_epoch,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Id of the caller, for those who want to know who follows the receiver. Empty:
+	// not said.
+	Caller        string `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchViewRequest) Reset() {
 	*x = WatchViewRequest{}
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[8]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +940,7 @@ func (x *WatchViewRequest) String() string {
 func (*WatchViewRequest) ProtoMessage() {}
 
 func (x *WatchViewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[8]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +953,7 @@ func (x *WatchViewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchViewRequest.ProtoReflect.Descriptor instead.
 func (*WatchViewRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchViewRequest) GetTombstoneEpoch() uint64 {
@@ -881,6 +961,13 @@ func (x *WatchViewRequest) GetTombstoneEpoch() uint64 {
 		return x.TombstoneEpoch
 	}
 	return 0
+}
+
+func (x *WatchViewRequest) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
 }
 
 // WatchViewResponse is the whole view or a change of it.
@@ -895,14 +982,16 @@ type WatchViewResponse struct {
 	// Purges that the caller has not been told of: it drops what they name from
 	// its memory and answers as nodes do. At most 1024; more come with the next
 	// messages.
-	Tombstones    []*Tombstone `protobuf:"bytes,3,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	Tombstones []*Tombstone `protobuf:"bytes,3,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
+	// Orders to refresh that the caller has not been told of, at most 256.
+	Refreshes     []*RefreshOrder `protobuf:"bytes,4,rep,name=refreshes,proto3" json:"refreshes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchViewResponse) Reset() {
 	*x = WatchViewResponse{}
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[9]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +1003,7 @@ func (x *WatchViewResponse) String() string {
 func (*WatchViewResponse) ProtoMessage() {}
 
 func (x *WatchViewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_cluster_proto_msgTypes[9]
+	mi := &file_ringmod_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +1016,7 @@ func (x *WatchViewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchViewResponse.ProtoReflect.Descriptor instead.
 func (*WatchViewResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_ringmod_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchViewResponse) GetView() *View {
@@ -947,6 +1036,13 @@ func (x *WatchViewResponse) GetDown() []string {
 func (x *WatchViewResponse) GetTombstones() []*Tombstone {
 	if x != nil {
 		return x.Tombstones
+	}
+	return nil
+}
+
+func (x *WatchViewResponse) GetRefreshes() []*RefreshOrder {
+	if x != nil {
+		return x.Refreshes
 	}
 	return nil
 }
@@ -1009,21 +1105,28 @@ const file_ringmod_v1_cluster_proto_rawDesc = "" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
 	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x16\n" +
 	"\x06lifted\x18\x05 \x01(\bR\x06lifted\x12\x12\n" +
-	"\x04text\x18\x06 \x01(\tR\x04text\"L\n" +
+	"\x04text\x18\x06 \x01(\tR\x04text\"}\n" +
+	"\fRefreshOrder\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05below\x18\x02 \x01(\bR\x05below\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\x12+\n" +
+	"\x03age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03age\"L\n" +
 	"\x0eGetViewRequest\x12\x1f\n" +
 	"\vview_digest\x18\x01 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
 	"\bview_seq\x18\x02 \x01(\x04R\aviewSeq\"7\n" +
 	"\x0fGetViewResponse\x12$\n" +
-	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\";\n" +
+	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\"S\n" +
 	"\x10WatchViewRequest\x12'\n" +
-	"\x0ftombstone_epoch\x18\x01 \x01(\x04R\x0etombstoneEpoch\"\x84\x01\n" +
+	"\x0ftombstone_epoch\x18\x01 \x01(\x04R\x0etombstoneEpoch\x12\x16\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\"\xbc\x01\n" +
 	"\x11WatchViewResponse\x12$\n" +
 	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\x12\x12\n" +
 	"\x04down\x18\x02 \x03(\tR\x04down\x125\n" +
 	"\n" +
 	"tombstones\x18\x03 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
-	"tombstones*\xab\x01\n" +
+	"tombstones\x126\n" +
+	"\trefreshes\x18\x04 \x03(\v2\x18.ringmod.v1.RefreshOrderR\trefreshes*\xab\x01\n" +
 	"\vMemberState\x12\x1c\n" +
 	"\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MEMBER_STATE_JOINING\x10\x01\x12\x17\n" +
@@ -1052,7 +1155,7 @@ func file_ringmod_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ringmod_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ringmod_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ringmod_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ringmod_v1_cluster_proto_goTypes = []any{
 	(MemberState)(0),            // 0: ringmod.v1.MemberState
 	(Role)(0),                   // 1: ringmod.v1.Role
@@ -1062,11 +1165,12 @@ var file_ringmod_v1_cluster_proto_goTypes = []any{
 	(*NodeMeta)(nil),            // 5: ringmod.v1.NodeMeta
 	(*View)(nil),                // 6: ringmod.v1.View
 	(*Tombstone)(nil),           // 7: ringmod.v1.Tombstone
-	(*GetViewRequest)(nil),      // 8: ringmod.v1.GetViewRequest
-	(*GetViewResponse)(nil),     // 9: ringmod.v1.GetViewResponse
-	(*WatchViewRequest)(nil),    // 10: ringmod.v1.WatchViewRequest
-	(*WatchViewResponse)(nil),   // 11: ringmod.v1.WatchViewResponse
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(*RefreshOrder)(nil),        // 8: ringmod.v1.RefreshOrder
+	(*GetViewRequest)(nil),      // 9: ringmod.v1.GetViewRequest
+	(*GetViewResponse)(nil),     // 10: ringmod.v1.GetViewResponse
+	(*WatchViewRequest)(nil),    // 11: ringmod.v1.WatchViewRequest
+	(*WatchViewResponse)(nil),   // 12: ringmod.v1.WatchViewResponse
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
 }
 var file_ringmod_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: ringmod.v1.RingSpec.home_weights:type_name -> ringmod.v1.HomeWeight
@@ -1076,19 +1180,21 @@ var file_ringmod_v1_cluster_proto_depIdxs = []int32{
 	2,  // 4: ringmod.v1.View.spec:type_name -> ringmod.v1.RingSpec
 	2,  // 5: ringmod.v1.View.next_spec:type_name -> ringmod.v1.RingSpec
 	4,  // 6: ringmod.v1.View.members:type_name -> ringmod.v1.Member
-	12, // 7: ringmod.v1.Tombstone.age:type_name -> google.protobuf.Duration
-	6,  // 8: ringmod.v1.GetViewResponse.view:type_name -> ringmod.v1.View
-	6,  // 9: ringmod.v1.WatchViewResponse.view:type_name -> ringmod.v1.View
-	7,  // 10: ringmod.v1.WatchViewResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	8,  // 11: ringmod.v1.ClusterService.GetView:input_type -> ringmod.v1.GetViewRequest
-	10, // 12: ringmod.v1.ClusterService.WatchView:input_type -> ringmod.v1.WatchViewRequest
-	9,  // 13: ringmod.v1.ClusterService.GetView:output_type -> ringmod.v1.GetViewResponse
-	11, // 14: ringmod.v1.ClusterService.WatchView:output_type -> ringmod.v1.WatchViewResponse
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	13, // 7: ringmod.v1.Tombstone.age:type_name -> google.protobuf.Duration
+	13, // 8: ringmod.v1.RefreshOrder.age:type_name -> google.protobuf.Duration
+	6,  // 9: ringmod.v1.GetViewResponse.view:type_name -> ringmod.v1.View
+	6,  // 10: ringmod.v1.WatchViewResponse.view:type_name -> ringmod.v1.View
+	7,  // 11: ringmod.v1.WatchViewResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	8,  // 12: ringmod.v1.WatchViewResponse.refreshes:type_name -> ringmod.v1.RefreshOrder
+	9,  // 13: ringmod.v1.ClusterService.GetView:input_type -> ringmod.v1.GetViewRequest
+	11, // 14: ringmod.v1.ClusterService.WatchView:input_type -> ringmod.v1.WatchViewRequest
+	10, // 15: ringmod.v1.ClusterService.GetView:output_type -> ringmod.v1.GetViewResponse
+	12, // 16: ringmod.v1.ClusterService.WatchView:output_type -> ringmod.v1.WatchViewResponse
+	15, // [15:17] is the sub-list for method output_type
+	13, // [13:15] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_cluster_proto_init() }
@@ -1102,7 +1208,7 @@ func file_ringmod_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_cluster_proto_rawDesc), len(file_ringmod_v1_cluster_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

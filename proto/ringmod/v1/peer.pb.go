@@ -809,6 +809,98 @@ func (x *TombstonesResponse) GetForgottenAge() *durationpb.Duration {
 	return nil
 }
 
+// OutdateRequest brings orders.
+type OutdateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The orders, 1 to 256.
+	Orders        []*RefreshOrder `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutdateRequest) Reset() {
+	*x = OutdateRequest{}
+	mi := &file_ringmod_v1_peer_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutdateRequest) ProtoMessage() {}
+
+func (x *OutdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_peer_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutdateRequest.ProtoReflect.Descriptor instead.
+func (*OutdateRequest) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OutdateRequest) GetOrders() []*RefreshOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+// OutdateResponse says that they hold at the node.
+type OutdateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ids of the gateways that follow the node, sorted.
+	Followers     []string `protobuf:"bytes,1,rep,name=followers,proto3" json:"followers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutdateResponse) Reset() {
+	*x = OutdateResponse{}
+	mi := &file_ringmod_v1_peer_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutdateResponse) ProtoMessage() {}
+
+func (x *OutdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_peer_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutdateResponse.ProtoReflect.Descriptor instead.
+func (*OutdateResponse) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *OutdateResponse) GetFollowers() []string {
+	if x != nil {
+		return x.Followers
+	}
+	return nil
+}
+
 var File_ringmod_v1_peer_proto protoreflect.FileDescriptor
 
 const file_ringmod_v1_peer_proto_rawDesc = "" +
@@ -874,19 +966,24 @@ const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"tombstones\x18\x01 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
 	"tombstones\x12>\n" +
-	"\rforgotten_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\fforgottenAge*t\n" +
+	"\rforgotten_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\fforgottenAge\"B\n" +
+	"\x0eOutdateRequest\x120\n" +
+	"\x06orders\x18\x01 \x03(\v2\x18.ringmod.v1.RefreshOrderR\x06orders\"/\n" +
+	"\x0fOutdateResponse\x12\x1c\n" +
+	"\tfollowers\x18\x01 \x03(\tR\tfollowers*t\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_HELD\x10\x01\x12\x12\n" +
 	"\x0eOUTCOME_WANTED\x10\x02\x12\x14\n" +
 	"\x10OUTCOME_DECLINED\x10\x03\x12\x14\n" +
-	"\x10OUTCOME_CONFLICT\x10\x042\xa4\x02\n" +
+	"\x10OUTCOME_CONFLICT\x10\x042\xe8\x02\n" +
 	"\vPeerService\x12E\n" +
 	"\bAnnounce\x12\x1b.ringmod.v1.AnnounceRequest\x1a\x1c.ringmod.v1.AnnounceResponse\x12B\n" +
 	"\aDigests\x12\x1a.ringmod.v1.DigestsRequest\x1a\x1b.ringmod.v1.DigestsResponse\x12;\n" +
 	"\x04Keys\x12\x17.ringmod.v1.KeysRequest\x1a\x18.ringmod.v1.KeysResponse0\x01\x12M\n" +
 	"\n" +
-	"Tombstones\x12\x1d.ringmod.v1.TombstonesRequest\x1a\x1e.ringmod.v1.TombstonesResponse0\x01B7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
+	"Tombstones\x12\x1d.ringmod.v1.TombstonesRequest\x1a\x1e.ringmod.v1.TombstonesResponse0\x01\x12B\n" +
+	"\aOutdate\x12\x1a.ringmod.v1.OutdateRequest\x1a\x1b.ringmod.v1.OutdateResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
 
 var (
 	file_ringmod_v1_peer_proto_rawDescOnce sync.Once
@@ -901,7 +998,7 @@ func file_ringmod_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_ringmod_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ringmod_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ringmod_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ringmod_v1_peer_proto_goTypes = []any{
 	(Outcome)(0),                // 0: ringmod.v1.Outcome
 	(*AnnounceRequest)(nil),     // 1: ringmod.v1.AnnounceRequest
@@ -914,33 +1011,39 @@ var file_ringmod_v1_peer_proto_goTypes = []any{
 	(*Key)(nil),                 // 8: ringmod.v1.Key
 	(*TombstonesRequest)(nil),   // 9: ringmod.v1.TombstonesRequest
 	(*TombstonesResponse)(nil),  // 10: ringmod.v1.TombstonesResponse
-	(*Copy)(nil),                // 11: ringmod.v1.Copy
-	(*Tombstone)(nil),           // 12: ringmod.v1.Tombstone
-	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(*OutdateRequest)(nil),      // 11: ringmod.v1.OutdateRequest
+	(*OutdateResponse)(nil),     // 12: ringmod.v1.OutdateResponse
+	(*Copy)(nil),                // 13: ringmod.v1.Copy
+	(*Tombstone)(nil),           // 14: ringmod.v1.Tombstone
+	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
+	(*RefreshOrder)(nil),        // 16: ringmod.v1.RefreshOrder
 }
 var file_ringmod_v1_peer_proto_depIdxs = []int32{
-	11, // 0: ringmod.v1.AnnounceRequest.copies:type_name -> ringmod.v1.Copy
+	13, // 0: ringmod.v1.AnnounceRequest.copies:type_name -> ringmod.v1.Copy
 	0,  // 1: ringmod.v1.AnnounceResponse.outcomes:type_name -> ringmod.v1.Outcome
 	3,  // 2: ringmod.v1.DigestsRequest.digests:type_name -> ringmod.v1.PartitionDigest
 	3,  // 3: ringmod.v1.DigestsResponse.digests:type_name -> ringmod.v1.PartitionDigest
 	8,  // 4: ringmod.v1.KeysResponse.keys:type_name -> ringmod.v1.Key
-	11, // 5: ringmod.v1.Key.copy:type_name -> ringmod.v1.Copy
-	12, // 6: ringmod.v1.TombstonesRequest.tombstones:type_name -> ringmod.v1.Tombstone
-	12, // 7: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	13, // 8: ringmod.v1.TombstonesResponse.forgotten_age:type_name -> google.protobuf.Duration
-	1,  // 9: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
-	4,  // 10: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
-	6,  // 11: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
-	9,  // 12: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
-	2,  // 13: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
-	5,  // 14: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
-	7,  // 15: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
-	10, // 16: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 5: ringmod.v1.Key.copy:type_name -> ringmod.v1.Copy
+	14, // 6: ringmod.v1.TombstonesRequest.tombstones:type_name -> ringmod.v1.Tombstone
+	14, // 7: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	15, // 8: ringmod.v1.TombstonesResponse.forgotten_age:type_name -> google.protobuf.Duration
+	16, // 9: ringmod.v1.OutdateRequest.orders:type_name -> ringmod.v1.RefreshOrder
+	1,  // 10: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
+	4,  // 11: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
+	6,  // 12: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
+	9,  // 13: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
+	11, // 14: ringmod.v1.PeerService.Outdate:input_type -> ringmod.v1.OutdateRequest
+	2,  // 15: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
+	5,  // 16: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
+	7,  // 17: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
+	10, // 18: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
+	12, // 19: ringmod.v1.PeerService.Outdate:output_type -> ringmod.v1.OutdateResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_peer_proto_init() }
@@ -956,7 +1059,7 @@ func file_ringmod_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_peer_proto_rawDesc), len(file_ringmod_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	PeerService_Digests_FullMethodName    = "/ringmod.v1.PeerService/Digests"
 	PeerService_Keys_FullMethodName       = "/ringmod.v1.PeerService/Keys"
 	PeerService_Tombstones_FullMethodName = "/ringmod.v1.PeerService/Tombstones"
+	PeerService_Outdate_FullMethodName    = "/ringmod.v1.PeerService/Outdate"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -46,6 +47,9 @@ type PeerServiceClient interface {
 	// answer that ends with OK says that the purges of the request are durable
 	// there, and that what they name is gone.
 	Tombstones(ctx context.Context, in *TombstonesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TombstonesResponse], error)
+	// Outdate passes orders to refresh on to a node, which tells the gateways that
+	// follow it.
+	Outdate(ctx context.Context, in *OutdateRequest, opts ...grpc.CallOption) (*OutdateResponse, error)
 }
 
 type peerServiceClient struct {
@@ -114,6 +118,16 @@ func (c *peerServiceClient) Tombstones(ctx context.Context, in *TombstonesReques
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_TombstonesClient = grpc.ServerStreamingClient[TombstonesResponse]
 
+func (c *peerServiceClient) Outdate(ctx context.Context, in *OutdateRequest, opts ...grpc.CallOption) (*OutdateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OutdateResponse)
+	err := c.cc.Invoke(ctx, PeerService_Outdate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -135,6 +149,9 @@ type PeerServiceServer interface {
 	// answer that ends with OK says that the purges of the request are durable
 	// there, and that what they name is gone.
 	Tombstones(*TombstonesRequest, grpc.ServerStreamingServer[TombstonesResponse]) error
+	// Outdate passes orders to refresh on to a node, which tells the gateways that
+	// follow it.
+	Outdate(context.Context, *OutdateRequest) (*OutdateResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -156,6 +173,9 @@ func (UnimplementedPeerServiceServer) Keys(*KeysRequest, grpc.ServerStreamingSer
 }
 func (UnimplementedPeerServiceServer) Tombstones(*TombstonesRequest, grpc.ServerStreamingServer[TombstonesResponse]) error {
 	return status.Error(codes.Unimplemented, "method Tombstones not implemented")
+}
+func (UnimplementedPeerServiceServer) Outdate(context.Context, *OutdateRequest) (*OutdateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Outdate not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -236,6 +256,24 @@ func _PeerService_Tombstones_Handler(srv interface{}, stream grpc.ServerStream) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PeerService_TombstonesServer = grpc.ServerStreamingServer[TombstonesResponse]
 
+func _PeerService_Outdate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OutdateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).Outdate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_Outdate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).Outdate(ctx, req.(*OutdateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -250,6 +288,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Digests",
 			Handler:    _PeerService_Digests_Handler,
+		},
+		{
+			MethodName: "Outdate",
+			Handler:    _PeerService_Outdate_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
