@@ -30,23 +30,24 @@ build: ## build everything, the static binary into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ringmod ./cmd/ringmod
 
 # The race detector needs cgo, hence the C compiler. The simulator plays 10 seeds
-# under it and 50 without.
+# under it and 50 without. With cmd/ringmod/default.pgo everything would be
+# compiled twice.
 .PHONY: test
 test: ## test with the race detector; needs no network, takes under 10 minutes
 	@.ci/need gcc gcc libc6-dev
 	@.ci/need git git ca-certificates
-	CGO_ENABLED=1 go test -race -shuffle=on -short -timeout 20m ./...
-	go test -short -run '^TestSeeds$$' ./test/sim
+	CGO_ENABLED=1 go test -race -pgo=off -shuffle=on -short -timeout 20m ./...
+	go test -pgo=off -short -run '^TestSeeds$$' ./test/sim
 
 # Without the race detector: it would make the long suites several times longer
 # and falsify what they measure, memory above all. `test` has it.
 .PHONY: test-long
 test-long: ## the long suites too; needs no network
-	go test -count=1 -timeout 60m -skip '^TestReal' ./...
+	go test -count=1 -pgo=off -timeout 60m -skip '^TestReal' ./...
 
 .PHONY: e2e
 e2e: ## the real go command against the real upstream; under CI=true an unreachable one fails
-	go test -count=1 -timeout 30m -run '^TestReal' ./test/...
+	go test -count=1 -pgo=off -timeout 30m -run '^TestReal' ./test/...
 
 # The log of the test begins with the seed: make chaos CHAOSSEED=… draws the
 # same faults again, though not the same moments. Each kind happens once at least,
@@ -65,6 +66,12 @@ bench: ## benchmarks of ring, then ringmod beside nginx
 	@.ci/need wrk wrk
 	go test -run='^$$' -bench=. -benchmem ./ring/...
 	go run ./test/bench
+
+.PHONY: profile
+profile: ## draw up cmd/ringmod/default.pgo, by which go build makes hits cheaper
+	@.ci/need nginx nginx
+	@.ci/need wrk wrk
+	go run ./test/bench -rows cluster -runs 2 -time 5s -profile cmd/ringmod/default.pgo
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint $(BIN)/buf ## check style, dependency direction, proto and go.mod

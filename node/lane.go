@@ -23,7 +23,7 @@ type lane struct {
 	*service
 
 	stream grpc.BidiStreamingServer[ringmodv1.GetSmallRequest, ringmodv1.GetSmallResponse]
-	places chan struct{} // with room for those that are being answered
+	work   chan *ringmodv1.GetSmallRequest
 
 	sending sync.Mutex
 }
@@ -32,13 +32,14 @@ type lane struct {
 func (s *service) GetSmall(stream grpc.BidiStreamingServer[ringmodv1.GetSmallRequest, ringmodv1.GetSmallResponse]) (err error) {
 	ctx := stream.Context()
 	defer s.end(ctx, "GetSmall", &err)
-	l := &lane{service: s, stream: stream, places: make(chan struct{}, laneWidth)}
+	l := &lane{service: s, stream: stream, work: make(chan *ringmodv1.GetSmallRequest)}
 	var running sync.WaitGroup
 	defer running.Wait()
 	over := make(chan struct{})
 	defer close(over)
 	running.Go(func() { l.goodbye(over) })
-	for {
+	defer close(l.work)
+	for workers := 0; ; {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -46,11 +47,24 @@ func (s *service) GetSmall(stream grpc.BidiStreamingServer[ringmodv1.GetSmallReq
 		if err != nil {
 			return err
 		}
-		l.places <- struct{}{}
-		running.Go(func() {
-			defer func() { <-l.places }()
-			l.answer(ctx, req)
-		})
+		select {
+		case l.work <- req:
+			continue
+		default:
+		}
+		if workers < laneWidth {
+			workers++
+			running.Go(func() { l.serve(ctx) })
+		}
+		l.work <- req
+	}
+}
+
+// serve answers until the lane ends. Goroutines are kept, as each new one would have to
+// grow its stack.
+func (l *lane) serve(ctx context.Context) {
+	for req := range l.work {
+		l.answer(ctx, req)
 	}
 }
 

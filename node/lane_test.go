@@ -8,12 +8,15 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
 
@@ -127,5 +130,58 @@ func TestLaneEnds(t *testing.T) {
 	}
 	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want the end", err)
+	}
+}
+
+// What a client reads over a lane was used, and what another node looks for was not.
+func TestLaneIsAUse(t *testing.T) {
+	t.Parallel()
+	disk, err := store.OpenDisk(store.DiskConfig{Dir: t.TempDir(), Place: func(string) (int, bool) { return 1, true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { disk.Close() })
+	mod := fileOf(t, modPath, modVers, target.Mod)
+	p, err := disk.Create(mod.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(p, "module "+modPath+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Commit(store.Proof{Verified: true}); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().Add(-50 * 24 * time.Hour)
+	if err := disk.Backdate(mod.String(), before); err != nil {
+		t.Fatal(err)
+	}
+	n := node.New(node.Config{Store: disk, Documents: disk, Upstream: &scriptedUpstream{}})
+	t.Cleanup(func() { stopNode(n) })
+	cc := serveCache(t, node.ServiceConfig{Cache: n})
+	used := func() time.Time {
+		keys, err := disk.Keys(t.Context(), 1, store.Key{}, 2)
+		if err != nil || len(keys) != 1 {
+			t.Fatalf("%d keys, %v, want 1", len(keys), err)
+		}
+		return keys[0].Used
+	}
+
+	if _, _, err := fetchWire(t.Context(), cc, cache.Request{Target: mod, Mode: cache.Peek}, wire.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := used(); !got.Equal(before) {
+		t.Errorf("used at %v after a peek, want %v", got, before)
+	}
+	stream := smallOf(t, cc)
+	get := &ringmodv1.GetRequest{Target: mod.String(), MaxInline: wire.MaxInline}
+	if err := stream.Send(&ringmodv1.GetSmallRequest{Id: 1, Get: get}); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := stream.Recv(); err != nil || resp.GetHeader() == nil {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if got := used(); time.Since(got) > time.Minute {
+		t.Errorf("used at %v after a read over a lane, want now", got)
 	}
 }

@@ -257,9 +257,6 @@ func (n *Node) private(t target.Target) bool {
 
 // object answers an immutable object of a module version.
 func (n *Node) object(ctx context.Context, req cache.Request) (*cache.Object, error) {
-	if req.Mode == cache.Peek { // another node, which has the use
-		ctx = store.Unused(ctx)
-	}
 	if obj, err := n.unsecured(ctx, req); obj != nil || err != nil {
 		return obj, err
 	}

@@ -101,6 +101,9 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
 	out.metrics = s.cfg.Metrics
 	defer out.stop()
+	if parsed.Mode == cache.Peek { // another node, which has the use
+		ctx = store.Unused(ctx)
+	}
 	obj, err := s.cfg.Cache.Get(ctx, parsed)
 	if err != nil {
 		s.lacks(parsed, req, err)

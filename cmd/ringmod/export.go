@@ -26,8 +26,9 @@ import (
 type exporter struct {
 	warmer
 
-	output string
-	since  []string
+	output      string
+	since       []string
+	withPrivate bool
 }
 
 func exportCommand() *cobra.Command {
@@ -56,6 +57,7 @@ func exportCommand() *cobra.Command {
 	x.bindWarm(cmd)
 	cmd.Flags().StringVarP(&x.output, "output", "o", "", "`file` of the bundle")
 	cmd.Flags().StringArrayVar(&x.since, "since", nil, "an earlier `bundle`, whose files are left out; repeatable")
+	cmd.Flags().BoolVar(&x.withPrivate, "with-private", false, "pack private modules, too, which whoever gets the bundle can read")
 	return cmd
 }
 
@@ -75,7 +77,7 @@ func (x *exporter) run(ctx context.Context, todo *wanted, out, progress io.Write
 		return err
 	}
 	return writeWhole(x.output, func(to io.Writer) error {
-		b := &bundler{tar: tar.NewWriter(to), had: had}
+		b := &bundler{tar: tar.NewWriter(to), had: had, private: x.withPrivate}
 		s := &sums{nodes: nodes, spec: x.spec, keep: func(t target.Target, data []byte) { b.proof(t, data) }}
 		if err := x.prove(ctx, s, todo.modules(), v); err != nil {
 			return err
@@ -152,7 +154,8 @@ func writeWhole(name string, write func(io.Writer) error) error {
 
 // bundler writes a bundle.
 type bundler struct {
-	had map[string]bool
+	had     map[string]bool
+	private bool // may be packed
 
 	mu     sync.Mutex
 	tar    *tar.Writer
@@ -176,6 +179,8 @@ func (b *bundler) head(t target.Target, size int64, modified time.Time) error {
 	return b.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: t.String(), Size: size, Mode: 0o644, ModTime: modified, Format: tar.FormatPAX})
 }
 
+var errPrivate = errors.New("the module is private: whoever gets the bundle could read it; say --with-private if that is meant")
+
 // file adds a file of a module. An error is that of the file; failed is set when it is
 // the bundle's.
 func (b *bundler) file(ctx context.Context, nodes *cluster.Cluster, t target.Target) (int64, error) {
@@ -187,6 +192,9 @@ func (b *bundler) file(ctx context.Context, nodes *cluster.Cluster, t target.Tar
 		return 0, err
 	}
 	defer obj.Body.Close()
+	if obj.Private && !b.private {
+		return 0, errPrivate
+	}
 	if err := b.head(t, obj.Size, obj.ModTime.Truncate(time.Second)); err != nil {
 		b.failed = err
 		return 0, err

@@ -16,6 +16,10 @@ func TestOneLineOfError(t *testing.T) {
 	if err := os.WriteFile(text, []byte("no mapping\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	opens := filepath.Join(t.TempDir(), "opens.yaml")
+	if err := os.WriteFile(opens, []byte("git.example.com: {token: secret}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name string
 		env  map[string]string
@@ -33,6 +37,11 @@ func TestOneLineOfError(t *testing.T) {
 			env: map[string]string{"RINGMOD_WEIGHT": "x", "RINGMOD_REPLICAS": "y"},
 		},
 		{name: "limit without a unit that is known", exit: 2, want: `--disk-limit "5G": want bytes such as 20GiB`, args: []string{"--disk-limit", "5G"}},
+		{
+			name: "credentials for what is not private", exit: 2, want: "opens.yaml: line 1: the pattern git.example.com is not private: add it to --private",
+			args: []string{"--credentials", opens, "--private", "other.example.com"},
+		},
+		{name: "git configuration that git does not understand", exit: 2, want: "text.yaml: 'git config", args: []string{"--git-config", text}},
 		{name: "limit beyond all", exit: 2, want: "--disk-limit", env: map[string]string{"RINGMOD_DISK_LIMIT": "101%"}},
 		{
 			name: "password of a checksum database", exit: 2, want: "sum.golang.org: its URL cannot be parsed",

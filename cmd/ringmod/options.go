@@ -52,6 +52,8 @@ type options struct {
 
 	upstream, private string
 	upstreamOfGo      bool // upstream is what 'go env' says and not a setting of ours
+	credentials       string
+	gitConfig         string
 	sumdbs            []string
 	offline           bool
 	contact           string
@@ -138,6 +140,10 @@ func (o *options) bindSources(flags *pflag.FlagSet) {
 	}
 	flags.StringVar(&o.upstream, "upstream", "", what+", in GOPROXY `syntax` (default: what 'go env GOPROXY' says)")
 	flags.StringVar(&o.private, "private", "", "`patterns` of private modules, as in GOPRIVATE (default: what 'go env GOPRIVATE' says)")
+	if o.parts.node {
+		flags.StringVar(&o.credentials, "credentials", "", "YAML `file`: which token, password or SSH key opens the repositories of which private modules")
+		flags.StringVar(&o.gitConfig, "git-config", "", "`file` that configures git where it fetches modules: credential helpers, authorities (default: $GIT_CONFIG_GLOBAL)")
+	}
 	flags.StringArrayVar(&o.sumdbs, "sumdb", []string{"sum.golang.org"}, "checksum `database` in GOSUMDB syntax, repeatable; the first one verifies; 'off' for none")
 	flags.BoolVar(&o.offline, "offline", false, "never contact an upstream")
 	flags.StringVar(&o.contact, "contact", "", "`URL` for the User-Agent towards upstreams")
@@ -182,6 +188,9 @@ func (o *options) resolve() error {
 	}
 	if o.private == "" {
 		o.private, _ = goEnv("GOPRIVATE") // without a go command nothing is private unless said
+	}
+	if o.gitConfig == "" {
+		o.gitConfig = os.Getenv("GIT_CONFIG_GLOBAL")
 	}
 	for _, check := range []func() error{o.checkSecurity, o.checkAdvertise, o.checkSeeds, o.checkSources, o.checkPlacement, o.checkDisk} {
 		if err := check(); err != nil {

@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/credentials"
 	"github.com/ringmod/ringmod/node/direct"
 	"github.com/ringmod/ringmod/node/peer"
 	"github.com/ringmod/ringmod/node/sumdb"
@@ -26,6 +29,14 @@ import (
 // checkSources finds mistakes in --upstream and --sumdb before anything is
 // opened.
 func (o *options) checkSources() error {
+	for _, file := range []*string{&o.credentials, &o.gitConfig} {
+		if whole, err := filepath.Abs(*file); *file != "" && err == nil {
+			*file = whole
+		}
+	}
+	if _, err := o.openCredentials(slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
 	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
 		return usagef("--upstream: %w", err)
 	}
@@ -72,7 +83,23 @@ func (o *options) versionControl(log *slog.Logger) (*direct.Direct, error) {
 	if err != nil {
 		return nil, err
 	}
-	return direct.New(direct.Config{Dir: dir, Env: direct.Environ(), Private: o.private, Netrc: netrcFile(), Logger: log}), nil
+	opens, err := o.openCredentials(log)
+	if err != nil {
+		return nil, err
+	}
+	return direct.New(direct.Config{
+		Dir: dir, Env: direct.Environ(), Private: o.private, Netrc: netrcFile(), Credentials: opens,
+		CAFile: cmp.Or(os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE")), Logger: log,
+	}), nil
+}
+
+// openCredentials reads the files of --credentials and --git-config.
+func (o *options) openCredentials(log *slog.Logger) (*credentials.Credentials, error) {
+	c, err := credentials.Open(credentials.Config{File: o.credentials, GitConfig: o.gitConfig, Private: o.private, Logger: log})
+	if err != nil {
+		return nil, usagef("--credentials, --git-config: %w", err)
+	}
+	return c, nil
 }
 
 // upstreamList returns --upstream without the entries that lead back to us. A
@@ -167,9 +194,12 @@ func addrPorts(l net.Listener) []netip.AddrPort {
 }
 
 // netrcFile returns the file that the go command reads, too: NETRC, or .netrc in
-// the home folder; "" where there is none (go/auth/netrc.go).
+// the home folder (go/auth/netrc.go). It may be missing.
 func netrcFile() string {
 	if file := os.Getenv("NETRC"); file != "" {
+		if whole, err := filepath.Abs(file); err == nil {
+			return whole
+		}
 		return file
 	}
 	home, err := os.UserHomeDir()
@@ -177,8 +207,8 @@ func netrcFile() string {
 		return ""
 	}
 	file := filepath.Join(home, ".netrc")
-	if _, err := os.Stat(file); err != nil {
-		return ""
+	if _, err := os.Stat(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "" // a home that is not ours
 	}
 	return file
 }

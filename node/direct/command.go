@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,11 +28,11 @@ const (
 var handedOn = []string{ //nolint:gochecknoglobals // never written
 	"PATH", "TMPDIR", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-	"GOVCS", "GOINSECURE", "SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_GLOBAL",
+	"GOVCS", "GOINSECURE", "SSH_AUTH_SOCK", "GIT_SSH", "GIT_SSH_COMMAND",
 }
 
 // Environ returns what of our own environment Config.Env should have: how to reach
-// the network, keys of an ssh agent, GOVCS and GOINSECURE, a git configuration.
+// the network, keys of an ssh agent, GOVCS and GOINSECURE.
 func Environ() []string {
 	var env []string
 	for _, name := range handedOn {
@@ -52,16 +53,37 @@ func (d *Direct) prepare() error {
 	// Without this file the go command leaves a child behind that counts
 	// (golang.org/x/telemetry).
 	telemetry := filepath.Join(d.home(), ".config", "go", "telemetry")
+	if err := os.RemoveAll(d.visits()); err != nil { // of a process that was killed
+		return err
+	}
 	for _, dir := range []string{telemetry, d.modCache(), d.work()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
+	if err := os.Mkdir(d.visits(), 0o700); err != nil {
+		return err
+	}
 	if err := os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o600); err != nil {
+		return err
+	}
+	if err := d.linkNetrc(); err != nil {
 		return err
 	}
 	d.made = true
 	return nil
+}
+
+// linkNetrc shows git the netrc file, which it looks for in HOME alone.
+func (d *Direct) linkNetrc() error {
+	link := filepath.Join(d.home(), ".netrc")
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if d.cfg.Netrc == "" {
+		return nil
+	}
+	return os.Symlink(d.cfg.Netrc, link)
 }
 
 func (d *Direct) home() string { return filepath.Join(d.cfg.Dir, "home") }
@@ -70,12 +92,12 @@ func (d *Direct) home() string { return filepath.Join(d.cfg.Dir, "home") }
 func (d *Direct) work() string { return filepath.Join(d.cfg.Dir, "work") }
 
 // environ is the environment of a command; the last of a name wins.
-func (d *Direct) environ() []string {
+func (d *Direct) environ(v *visit) []string {
 	env := append([]string{}, d.cfg.Env...)
 	if d.cfg.Netrc != "" {
 		env = append(env, "NETRC="+d.cfg.Netrc)
 	}
-	return append(env,
+	env = append(env,
 		"HOME="+d.home(), "XDG_CONFIG_HOME="+filepath.Join(d.home(), ".config"), "PWD="+d.work(),
 		"GOPATH="+filepath.Join(d.cfg.Dir, "gopath"), "GOMODCACHE="+d.modCache(), "GOCACHE="+filepath.Join(d.cfg.Dir, "build"),
 		"GOENV=off", "GOFLAGS=-modcacherw", "GOTOOLCHAIN=local", "GOWORK=off", "GO111MODULE=on",
@@ -83,6 +105,7 @@ func (d *Direct) environ() []string {
 		"GIT_TERMINAL_PROMPT=0", "GIT_ASKPASS=", "SSH_ASKPASS=", "SSH_ASKPASS_REQUIRE=never", "GCM_INTERACTIVE=never",
 		"GIT_CONFIG_NOSYSTEM=1", "HGPLAIN=1", "LC_ALL=C",
 	)
+	return append(env, v.env...)
 }
 
 var (
@@ -92,16 +115,25 @@ var (
 
 // run runs the go command for t and reads the one JSON document that it prints.
 func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*found, error) {
+	v, err := d.equip(ctx, t.Path)
+	if err != nil {
+		return nil, internal("preparing what the go command needs", err)
+	}
+	defer func() {
+		if err := v.end(); err != nil {
+			d.log.ErrorContext(ctx, "cannot remove the credentials of a command that has ended", "err", err)
+		}
+	}()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cmd := exec.CommandContext(ctx, d.cfg.Go, args...)
-	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(), afterKill
+	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
 	killTogether(cmd)
 	out := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
 	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
 	cmd.Stdout, cmd.Stderr = out, complaints
 	start := time.Now()
-	err := cmd.Run()
+	err = cmd.Run()
 	d.log.DebugContext(ctx, "go command", "key", t.String(), "duration_ms", time.Since(start).Milliseconds(), "err", err)
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
@@ -124,7 +156,7 @@ func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*fou
 	if f.Error != "" { // of go mod download
 		text = f.Error
 	}
-	return nil, d.classify(ctx, t, text)
+	return nil, d.classify(ctx, t, v, text)
 }
 
 // ended is the error of a command that ctx has ended.

@@ -9,6 +9,10 @@
 //     hands on: it has folders of its own (HOME, GOPATH, build cache), no GOENV, no
 //     GOFLAGS, and never another toolchain. It asks nobody for a password. It does
 //     not look anything up in a checksum database: node/verify does, for whoever asks.
+//   - Credentials for a module are in files that only this account can read, in a folder
+//     of their own that ends with the command. A password goes over https to the hosts
+//     that it is for, a key is shown to its host, whose own key must be known: neither to
+//     where these redirect to, nor into a clone, an environment or a command line.
 //   - Clones are kept, so that the next version of a repository costs a fetch of what
 //     is new; together they stay below Config.Keep bytes, but for those in use.
 //   - A command, with all that it has started, ends with the caller's context and
@@ -40,6 +44,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/credentials"
 	"github.com/ringmod/ringmod/node/upstream"
 )
 
@@ -60,9 +65,12 @@ type Config struct {
 	// Env is what the go command gets beside its sandbox, "NAME=value"; see Environ.
 	Env     []string
 	Private string // GOPRIVATE, which GOVCS tells private modules by
-	Netrc   string // path of a netrc file; "" = none
-	AtOnce  int    // 0 = DefaultAtOnce
-	Keep    int64  // bytes; 0 = DefaultKeep
+	Netrc   string // absolute path of a netrc file, which may be missing; "" = none
+	// Credentials are shown for private modules, in place of what Netrc has; nil = none.
+	Credentials *credentials.Credentials
+	CAFile      string // PEM, the authorities that git trusts; "" = those of the machine
+	AtOnce      int    // 0 = DefaultAtOnce
+	Keep        int64  // bytes; 0 = DefaultKeep
 	// LookupHost asks DNS; nil = net.DefaultResolver's.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
 	Logger     *slog.Logger

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/credentials"
 	"github.com/ringmod/ringmod/node/direct"
 	"github.com/ringmod/ringmod/node/upstream"
 )
@@ -80,8 +81,15 @@ func (r *repository) commit(files map[string]string, tags ...string) {
 // newDirect asks the repository, and no network.
 func newDirect(t *testing.T, r *repository, change func(*direct.Config)) (d *direct.Direct, dir string) {
 	t.Helper()
+	var configured *credentials.Credentials
+	if r.t != nil {
+		var err error
+		if configured, err = credentials.Open(credentials.Config{GitConfig: r.config()}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	cfg := direct.Config{
-		Dir: t.TempDir(), Env: []string{"PATH=" + os.Getenv("PATH"), "GIT_CONFIG_GLOBAL=" + r.config(), "GIT_ALLOW_PROTOCOL=file:https"},
+		Dir: t.TempDir(), Credentials: configured, Env: []string{"PATH=" + os.Getenv("PATH"), "GIT_ALLOW_PROTOCOL=file:https"},
 		LookupHost: func(_ context.Context, host string) ([]string, error) {
 			return nil, &net.DNSError{Name: host, IsNotFound: true}
 		},
@@ -358,7 +366,7 @@ func TestFailures(t *testing.T) {
 		{"unrecognized import path: https fetch: Get \"https://example.com/x?go-get=1\": dial tcp: lookup example.com: i/o timeout", cache.Slow, false, "timeout"},
 		{"invalid version: git ls-remote -q origin in DIR/mod/cache/vcs/0a: exit status 128:\n\tfatal: unable to access 'https://u:hunter2@example.com/': Could not resolve host: example.com", cache.Broken, true, "in …/mod/cache/vcs/0a: exit status 128: fatal: unable to access 'https://example.com/'"},
 		{"invalid version: git ls-remote -q origin: exit status 128:\n\tfatal: unable to access 'https://example.com/': The requested URL returned error: 503", cache.Busy, false, "503"},
-		{"git fetch: exit status 128:\n\tfatal: could not read Username for 'https://example.com': terminal prompts disabled\nConfirm the import path was entered correctly.", cache.Denied, false, "no credentials that the repository accepts"},
+		{"git fetch: exit status 128:\n\tfatal: could not read Username for 'https://example.com': terminal prompts disabled\nConfirm the import path was entered correctly.", cache.Denied, false, "adds example.com/timed to --private"},
 		{"git ls-remote -q origin: exit status 128:\n\tgit@example.com: Permission denied (publickey).", cache.Denied, false, "publickey"},
 		{"git fetch: exit status 128:\n\tfatal: repository 'https://example.com/timed/out/' not found", cache.NotFound, false, "not found"},
 		{"go: GOVCS disallows using git for public example.com/timed/out; see 'go help vcs'", cache.Denied, false, "GOVCS"},

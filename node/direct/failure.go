@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode"
 
+	"golang.org/x/mod/module"
+
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/upstream"
@@ -24,7 +26,7 @@ var failures = []struct {
 }{
 	{cache.Denied, []string{
 		"could not read Username", "could not read Password", "terminal prompts disabled", "Authentication failed",
-		"Permission denied (", "Host key verification failed", "returned error: 401", "returned error: 403",
+		"Permission denied (", hostUnknown, "returned error: 401", "returned error: 403",
 		"401 Unauthorized", "403 Forbidden", "authorization failed", "http authorization required",
 		notAllowed,
 	}},
@@ -34,7 +36,7 @@ var failures = []struct {
 		"Could not resolve host", "no such host", "server misbehaving", "onnection refused", "Failed to connect", "Couldn't connect",
 		"unreachable", "onnection reset", "unexpected disconnect", "early EOF", "RPC failed", "certificate", "TLS handshake", "tls: ",
 		"gnutls_handshake", "SSL_ERROR", "returned error: 5", "500 Internal Server Error", "502 Bad Gateway", "504 Gateway",
-		"executable file not found", "command not found", "o space left",
+		"executable file not found", "command not found", "o space left", "too large",
 	}},
 	{cache.Gone, []string{"410 Gone", "returned error: 410"}},
 	{cache.NotFound, []string{
@@ -44,11 +46,16 @@ var failures = []struct {
 	}},
 }
 
-// notAllowed is what the go command says when GOVCS forbids a version control system.
-const notAllowed = "disallows using"
+const (
+	// notAllowed is what the go command says when GOVCS forbids a version control system.
+	notAllowed = "disallows using"
+	// hostUnknown is what ssh says when known_hosts does not have the key of a host.
+	hostUnknown = "Host key verification failed"
+)
 
 // classify makes an error of what a go command for t complains about.
-func (d *Direct) classify(ctx context.Context, t target.Target, text string) error {
+func (d *Direct) classify(ctx context.Context, t target.Target, v *visit, text string) error {
+	text = v.scrub(text)
 	e := &cache.Error{Reason: cache.Broken, Source: source, Text: d.line(text), Err: errors.New("go command failed")}
 	said := strings.NewReplacer(t.Path, "", t.Version+":", ":").Replace(text) // a module may be named as a trouble is
 	for _, f := range failures {
@@ -64,10 +71,41 @@ func (d *Direct) classify(ctx context.Context, t target.Target, text string) err
 			e.Err = upstream.ErrNoHost
 		}
 	}
-	if e.Reason == cache.Denied && !strings.Contains(said, notAllowed) {
-		e.Text += " (this node has no credentials that the repository accepts)"
+	if advice := d.advice(t.Path, v, e.Reason, said); advice != "" {
+		e.Text = advice + ": " + e.Text
 	}
 	return e
+}
+
+// advice says what to do about credentials, where these stand in the way.
+func (d *Direct) advice(path string, v *visit, reason cache.Reason, said string) string {
+	private := module.MatchPrefixPatterns(d.cfg.Private, path)
+	switch {
+	case strings.Contains(said, notAllowed):
+		return ""
+	case strings.Contains(said, hostUnknown):
+		return "the SSH host shows a key that this node does not know; whoever runs it adds the line of 'ssh-keyscan HOST', compared with what the host " +
+			"publishes, to known-hosts in the file of --credentials or to ~/.ssh/known_hosts"
+	case reason == cache.Denied && v.entry != nil && v.entry.Password == "" && strings.Contains(said, "go-get=1"):
+		return v.entry.Pattern + " has an SSH key in the file of --credentials, but where the repository is the host tells by https only who has a token or a " +
+			"password, which can be there, too"
+	case reason == cache.Denied && v.entry != nil:
+		return "the host does not accept the credentials of " + v.entry.Pattern + " in the file of --credentials"
+	case reason == cache.Denied && private:
+		return "this node has no credentials for it; whoever runs it adds " + patternFor(path) + " with a token, a password or an SSH key to the file of --credentials"
+	case reason == cache.Denied:
+		return "the host refuses; if the module is private, whoever runs this node adds " + patternFor(path) + " to --private, and with a token, " +
+			"a password or an SSH key to the file of --credentials"
+	case reason == cache.NotFound && private && v.entry == nil:
+		return "asked without credentials, as there are none for it in the file of --credentials"
+	}
+	return ""
+}
+
+// patternFor proposes a pattern: the host and what mostly is a team.
+func patternFor(path string) string {
+	parts := strings.SplitN(path, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
 }
 
 const maxLine = 300 // bytes of a complaint that developers see

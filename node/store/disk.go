@@ -90,6 +90,7 @@ type Disk struct {
 	index      *index
 	dirs       dirs
 	verified   *verified
+	kept       *kept
 	buffers    buffers
 	quarantine quarantine
 	hot        *HotArea
@@ -123,7 +124,7 @@ type Disk struct {
 func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d := &Disk{
 		dir: cfg.Dir, inspect: cfg.Inspect, purged: cfg.Purged, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
-		verified: newVerified(), health: health{changed: make(chan struct{})},
+		verified: newVerified(), kept: newKept(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
 		lossNews: make(chan struct{}, 1),
 	}

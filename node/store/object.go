@@ -16,8 +16,8 @@ import (
 
 var errNoEntry = errors.New("no index entry, and nothing that could check the content")
 
-// Open implements Store. A file that was checked lately costs an open and a stat;
-// any other is read once, whoever asks meanwhile waits for that. Errors of the
+// Open implements Store. A file that was checked lately costs an open and a stat, a
+// small one that was read lately the stat; any other is read once, whoever asks meanwhile waits for that. Errors of the
 // disk are *CorruptError where only the copy cannot be read.
 func (d *Disk) Open(ctx context.Context, name string) (*Object, error) {
 	path, err := d.path("open", name)
@@ -60,6 +60,9 @@ func (d *Disk) openChecked(name, path string) *Object {
 	c, ok := d.verified.get(name)
 	if !ok {
 		return nil
+	}
+	if c.id.size <= maxKept {
+		return d.openKept(c, path)
 	}
 	f, err := os.Open(path)
 	if err != nil {

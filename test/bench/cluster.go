@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -75,7 +76,7 @@ func clusterRow(ctx context.Context, b *bench) (done []contest, err error) {
 		}
 		done = append(done, c)
 	}
-	return done, nil
+	return done, t.mergeProfiles(ctx)
 }
 
 // setTroupe starts everybody and lets the node look once at the zips that lie in
@@ -84,6 +85,9 @@ func (b *bench) setTroupe(ctx context.Context) (t *troupe, err error) {
 	data := filepath.Join(b.dir, "cluster")
 	objects := filepath.Join(data, "objects")
 	t = &troupe{bench: b, ours: side{name: clusterPair}, naive: side{name: naivePair}, nginx: side{name: "nginx"}}
+	if err := os.MkdirAll(t.profiles(), 0o755); err != nil {
+		return t, err
+	}
 	if t.ours.node, err = b.startMember(ctx, "node", "--grpc-addr", anyPort, "--data-dir", data); err != nil {
 		return t, err
 	}
@@ -192,10 +196,10 @@ func (t *troupe) freshZips(ctx context.Context, clients int) (contest, error) {
 				return err
 			}
 			var rate float64
-			took, err := s.metered(ctx, lap, fromNode, clients, func() (err error) {
+			took, err := s.metered(ctx, lap, fromNode, clients, t.profiled(ctx, s, func() (err error) {
 				rate, err = stream(ctx, s.proc.addr, lap, clients, t.time)
 				return err
-			})
+			}))
 			values = zipValues(rate, took)
 			return err
 		})
@@ -275,10 +279,10 @@ func (t *troupe) infoContest(ctx context.Context, name string, paths []string, w
 	}
 	err := c.play(t.rules(t.runs), t.nginx, t.ours, func(s side, _ int) ([]float64, error) {
 		var l load
-		took, err := s.metered(ctx, tours[s.name], way, loadConns, func() (err error) {
+		took, err := s.metered(ctx, tours[s.name], way, loadConns, t.profiled(ctx, s, func() (err error) {
 			l, err = t.load(ctx, s.proc.addr, tours[s.name], t.time)
 			return err
-		})
+		}))
 		each := 1e6 / float64(l.requests)
 		return []float64{l.rate, l.p99, took.gateway.cpu * each, took.node.cpu * each, took.gateway.rss}, err
 	})

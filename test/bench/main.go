@@ -68,6 +68,7 @@ type options struct {
 	workload workload
 	ringmod  string
 	logLevel string
+	profile  string
 	check    bool
 }
 
@@ -120,6 +121,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.DurationVar(&o.time, "time", 3*time.Second, "length of a run in the rows warm, zip and cluster")
 	fs.StringVar(&o.ringmod, "ringmod", "", "path of the ringmod program (default: build ./cmd/ringmod)")
 	fs.StringVar(&o.logLevel, "log-level", "warn", "ringmod's log level; warn is without access lines, as nginx runs here")
+	fs.StringVar(&o.profile, "profile", "", "file for a CPU profile of our side in the row cluster, for cmd/ringmod/default.pgo; it slows that side down")
 	fs.BoolVar(&o.check, "check", false, "exit with 1 when a goal is missed")
 	if err := fs.Parse(args); err != nil {
 		return o, err

@@ -27,7 +27,8 @@ var (
 )
 
 // Binary builds ringmod once per test binary and returns its path. It is built
-// without the race detector, so that memory and time are what users see.
+// without the race detector, so that memory and time are nearly what users see;
+// with the profile too everything would be compiled once more.
 func Binary(t testing.TB) string {
 	t.Helper()
 	buildOnce.Do(func() {
@@ -37,7 +38,7 @@ func Binary(t testing.TB) string {
 			return
 		}
 		binary = filepath.Join(dir, "ringmod")
-		out, err := exec.Command("go", "build", "-o", binary, "github.com/ringmod/ringmod/cmd/ringmod").CombinedOutput()
+		out, err := exec.Command("go", "build", "-pgo=off", "-o", binary, "github.com/ringmod/ringmod/cmd/ringmod").CombinedOutput()
 		if err != nil {
 			errBuild = fmt.Errorf("building ringmod: %w\n%s", err, out)
 		}
