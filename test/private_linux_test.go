@@ -248,3 +248,57 @@ func TestCredentialsStayAtTheirHost(t *testing.T) {
 		t.Errorf("the other host was asked %d times, the token shown %d times: the test shows nothing", asked, shown)
 	}
 }
+
+// TestOtherCredentials gets a module by what an operator may have besides a file of
+// credentials, and looks at what developers read when SSH goes wrong.
+func TestOtherCredentials(t *testing.T) {
+	t.Parallel()
+	const token = "hunter2"
+	s := privateHost(t, token)
+	ssh := s.SSH(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return name
+	}
+	entry := func(key, knownHosts string) string {
+		return fmt.Sprintf("git.example.com: {ssh-key: 'file:%s', known-hosts: %q, ssh-host: '%s', ssh-user: %s}\n", key, knownHosts, ssh.Addr, ssh.User)
+	}
+	helper := func(host string) string {
+		return fmt.Sprintf("[credential \"https://%s\"]\n\thelper = \"!f() { echo username=bot; echo password=%s; }; f\"\n", host, token)
+	}
+	other, err := os.ReadFile(ssh.OtherKey + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known, _, _ := strings.Cut(ssh.KnownHosts, " ")
+	for _, test := range []struct {
+		name, module string
+		env, flags   []string
+		want         string // in an error; "" = it works
+	}{
+		{"netrc", pvTeam, []string{"NETRC=" + write("netrc", "machine git.example.com login bot password "+token+"\n")}, nil, ""},
+		{"credential helper", pvTeam, nil, []string{"--git-config", write("helper", helper("git.example.com"))}, ""},
+		{"helper of another host", pvTeam, nil, []string{"--git-config", write("elsewhere", helper("other.example.com"))}, "no credentials for it"},
+		{"unknown host key", pvSSH, nil, []string{"--credentials", write("unknown.yaml", entry(ssh.Key, known+" "+string(other)))}, "'ssh-keyscan HOST'"},
+		{"key that is not let in", pvSSH, nil, []string{"--credentials", write("stranger.yaml", entry(ssh.OtherKey, ssh.KnownHosts))}, "does not accept the credentials of git.example.com"},
+		{"authority that is not known", pvTeam, []string{"SSL_CERT_FILE=" + write("none.pem", ""), "GIT_SSL_CAINFO="}, nil, "certificate"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := slices.Concat(s.Env(), []string{"HOME=" + t.TempDir(), "NETRC=", "GIT_CONFIG_GLOBAL=", "SSH_AUTH_SOCK=", "GIT_SSH_COMMAND="}, test.env)
+			flags := append([]string{"--data-dir", t.TempDir(), "--upstream", "direct", "--private", "git.example.com", "--sumdb", "off", "--log-level", "error"}, test.flags...)
+			p := harness.ServeEnv(t, env, flags...)
+			got, err := fetch(t, p.URL()+"/"+test.module+"/@v/v1.1.0.zip")
+			if works := err == nil && got.status == http.StatusOK; works != (test.want == "") || !works && !strings.Contains(got.body, test.want) {
+				t.Errorf("got %d %.700q, %v, want %q in an error", got.status, got.body, err, test.want)
+			}
+			if len(got.body) > 648 && got.status != http.StatusOK || strings.Contains(got.body+p.Log(), token) {
+				t.Errorf("the developer reads %q, the operator %q", got.body, p.Log())
+			}
+		})
+	}
+}

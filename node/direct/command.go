@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -156,7 +157,28 @@ func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*fou
 	if f.Error != "" { // of go mod download
 		text = f.Error
 	}
+	if strings.Contains(text, noProtocol) {
+		text += "\n" + d.whyNot(ctx, t.Path, v)
+	}
 	return nil, d.classify(ctx, t, v, text)
+}
+
+// whyNot asks git what stands in the way where the go command has tried one protocol
+// after the other, and says of each attempt nothing.
+func (d *Direct) whyNot(ctx context.Context, path string, v *visit) string {
+	root, _, ok := strings.Cut(path+"/", ".git/")
+	if !ok {
+		return ""
+	}
+	cmd := exec.CommandContext(ctx, "git", "ls-remote", "-q", "https://"+root+".git", "HEAD")
+	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
+	killTogether(cmd)
+	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
+	cmd.Stderr = complaints
+	if cmd.Run() == nil {
+		return ""
+	}
+	return complaints.buf.String()
 }
 
 // ended is the error of a command that ctx has ended.

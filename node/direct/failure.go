@@ -49,6 +49,8 @@ var failures = []struct {
 const (
 	// notAllowed is what the go command says when GOVCS forbids a version control system.
 	notAllowed = "disallows using"
+	// noProtocol is what the go command says of a path with .git in it, whatever the reason.
+	noProtocol = "no secure protocol found for repository"
 	// hostUnknown is what ssh says when known_hosts does not have the key of a host.
 	hostUnknown = "Host key verification failed"
 )

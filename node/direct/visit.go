@@ -34,7 +34,11 @@ func (d *Direct) equip(ctx context.Context, path string) (*visit, error) {
 		return nil, err
 	}
 	v := &visit{dir: dir}
-	git := v.gitDefaults(d.cfg.CAFile) + string(d.cfg.Credentials.GitConfig(ctx))
+	configured := d.cfg.Credentials.GitConfig(ctx)
+	git := v.gitDefaults(d.cfg.CAFile) + string(configured)
+	if len(configured) > 0 && !strings.ContainsAny(d.work(), " \t\n;") { // which the go command could not read
+		v.env = append(v.env, "GOAUTH=netrc; git "+d.work())
+	}
 	if e, ok := d.cfg.Credentials.For(ctx, path); ok {
 		v.entry = &e
 		git += v.rewrites()

@@ -92,7 +92,7 @@ func TestGitAsksForCredentials(t *testing.T) {
 func TestFilesOfACommand(t *testing.T) {
 	t.Parallel()
 	environment := ask(t, "env; ls -ld \"$HOME\"; ls -l \"$HOME\"; git config http.sslCAInfo; cat /proc/$$/cmdline", team)
-	for _, want := range []string{"drwx------", "/operator\n", "/netrc\n"} {
+	for _, want := range []string{"GOAUTH=netrc; git /", "drwx------", "/operator\n", "/netrc\n"} {
 		if !strings.Contains(environment, want) {
 			t.Errorf("%q is missing in\n%s", want, environment)
 		}
