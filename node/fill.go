@@ -13,6 +13,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
 )
 
@@ -163,11 +164,11 @@ func (n *Node) remember(t target.Target, err error, asked time.Time) {
 }
 
 // logFailure writes one line per failed fill or refresh. Absence is an answer,
-// not a failure.
+// not a failure, and of a host that is left alone the log knows.
 func (n *Node) logFailure(ctx context.Context, t target.Target, err error) {
 	level := slog.LevelWarn
 	switch reason := cache.ReasonOf(err); {
-	case reason.Absent():
+	case reason.Absent(), errors.Is(err, polite.ErrLeftAlone):
 		level = slog.LevelDebug
 	case reason == cache.Mismatch || reason == cache.Internal:
 		level = slog.LevelError

@@ -29,6 +29,11 @@ type Outdater interface {
 	Outdate(ctx context.Context, req *ringmodv1.OutdateRequest) (*ringmodv1.OutdateResponse, error)
 }
 
+// Visitor tells and is told how upstream hosts do; *polite.Keeper does.
+type Visitor interface {
+	Exchange(ctx context.Context, req *ringmodv1.HostsRequest) (*ringmodv1.HostsResponse, error)
+}
+
 // PeerParts are what PeerService is put together from. What is nil stays
 // unimplemented.
 type PeerParts struct {
@@ -36,6 +41,7 @@ type PeerParts struct {
 	Comparer  Comparer
 	Purger    Purger
 	Outdater  Outdater
+	Visitor   Visitor
 }
 
 // RegisterPeer offers PeerService on server. Who may call is for the server's
@@ -88,4 +94,12 @@ func (s *peerService) Outdate(ctx context.Context, req *ringmodv1.OutdateRequest
 		return s.UnimplementedPeerServiceServer.Outdate(ctx, req)
 	}
 	return s.parts.Outdater.Outdate(ctx, req)
+}
+
+// Hosts implements PeerService.
+func (s *peerService) Hosts(ctx context.Context, req *ringmodv1.HostsRequest) (*ringmodv1.HostsResponse, error) {
+	if s.parts.Visitor == nil {
+		return s.UnimplementedPeerServiceServer.Hosts(ctx, req)
+	}
+	return s.parts.Visitor.Exchange(ctx, req)
 }

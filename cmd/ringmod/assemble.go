@@ -29,6 +29,7 @@ import (
 	"github.com/ringmod/ringmod/node/life"
 	"github.com/ringmod/ringmod/node/member"
 	"github.com/ringmod/ringmod/node/peer"
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/purge"
 	"github.com/ringmod/ringmod/node/scrub"
 	"github.com/ringmod/ringmod/node/store"
@@ -53,6 +54,8 @@ type assembly struct {
 	sync    *member.Syncer
 	peers   *peers.Set
 	keys    *hot.Keys // of the node
+	hosts   *polite.Hosts
+	visitor *polite.Keeper // of the node
 	outside *upstream.Client
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
@@ -111,7 +114,10 @@ func (a *assembly) identify(log *slog.Logger) error {
 	if err := a.meet(); err != nil {
 		return err
 	}
-	a.outside, err = a.upstreamClient(a.listeners.http, a.via, a.metrics, a.log)
+	a.bePolite()
+	if a.outside, err = a.upstreamClient(a.listeners.http, a.via, a.hosts, a.metrics, a.log); err == nil {
+		a.hosts.UseRobots(a.outside.Robots)
+	}
 	return err
 }
 
@@ -270,13 +276,13 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		OnDamaged: a.scrub.Suspect, Ending: a.ending, Logger: a.log,
 	})
 	refreshes := &admin.Refreshes{Orders: a.orders, Renewer: a.node, Followers: a.own.Watchers}
-	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger, Outdater: refreshes})
+	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger, Outdater: refreshes, Visitor: a.visitor})
 	member.Register(a.grpc, a.own)
 	a.operator = admin.Register(a.grpc, admin.Config{
 		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Filler: a.node, Refreshes: refreshes, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
-			Compared: compared, Moved: a.life.Moved,
+			Compared: compared, Moved: a.life.Moved, Hosts: a.hosts,
 		},
 	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)
@@ -311,7 +317,7 @@ func (a *assembly) openGateway() error {
 	a.tasks = append(a.tasks, nodes.Run)
 	a.drops = append(a.drops, nodes.Drop)
 	a.nodesReady = nodes.Ready
-	var objects gateway.Cache = nodes
+	var objects gateway.Cache = heeding{nodes, a.hosts}
 	if a.node != nil {
 		objects = localFirst{a.node, a.members.View, nodes}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -57,6 +58,8 @@ type options struct {
 	sumdbs            []string
 	offline           bool
 	contact           string
+	hostRate          float64
+	hostRequests      int
 
 	tlsCert, tlsKey string
 	hookSecretFile  string
@@ -146,7 +149,9 @@ func (o *options) bindSources(flags *pflag.FlagSet) {
 	}
 	flags.StringArrayVar(&o.sumdbs, "sumdb", []string{"sum.golang.org"}, "checksum `database` in GOSUMDB syntax, repeatable; the first one verifies; 'off' for none")
 	flags.BoolVar(&o.offline, "offline", false, "never contact an upstream")
-	flags.StringVar(&o.contact, "contact", "", "`URL` for the User-Agent towards upstreams")
+	flags.StringVar(&o.contact, "contact", "", "`URL or mail address` in the User-Agent towards upstreams, for those who run them")
+	flags.Float64Var(&o.hostRate, "host-rate", polite.DefaultRate, "`requests` a second that the whole cluster sends to one upstream host; the same at all members")
+	flags.IntVar(&o.hostRequests, "host-requests", polite.DefaultAtOnce, "`requests` at once that the whole cluster has at one upstream host; the same at all members")
 }
 
 func (o *options) bindCommon(flags *pflag.FlagSet) {

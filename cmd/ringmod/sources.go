@@ -22,6 +22,7 @@ import (
 	"github.com/ringmod/ringmod/node/credentials"
 	"github.com/ringmod/ringmod/node/direct"
 	"github.com/ringmod/ringmod/node/peer"
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/sumdb"
 	"github.com/ringmod/ringmod/node/upstream"
 )
@@ -40,6 +41,9 @@ func (o *options) checkSources() error {
 	if _, err := upstream.New(upstream.Config{List: o.upstream}); err != nil {
 		return usagef("--upstream: %w", err)
 	}
+	if err := o.checkPoliteness(); err != nil {
+		return err
+	}
 	if slices.Contains(o.sumdbs, "off") {
 		if len(o.sumdbs) > 1 {
 			return usagef("--sumdb off stands alone")
@@ -54,19 +58,32 @@ func (o *options) checkSources() error {
 	return nil
 }
 
+// checkPoliteness finds mistakes in what upstream hosts are told and given.
+func (o *options) checkPoliteness() error {
+	switch {
+	case !(o.hostRate > 0) || o.hostRate > 1e6:
+		return usagef("--host-rate must be above 0, not %g: to ask no upstream at all there is --offline", o.hostRate)
+	case o.hostRequests < 1 || o.hostRequests > 10_000:
+		return usagef("--host-requests must be from 1 to 10000, not %d", o.hostRequests)
+	case len(o.contact) > 256 || strings.ContainsFunc(o.contact, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("()<>\\\"", r) }):
+		return usagef("--contact must be a URL or a mail address of printable ASCII without spaces, brackets and quotes, not %q", o.contact)
+	}
+	return nil
+}
+
 // upstreamClient opens the way out. self is where the process answers
 // developers, nil if it does not.
-func (o *options) upstreamClient(self net.Listener, via string, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
+func (o *options) upstreamClient(self net.Listener, via string, hosts *polite.Hosts, metrics *node.Metrics, log *slog.Logger) (*upstream.Client, error) {
 	list, err := o.upstreamList(self, log)
 	if err != nil {
 		return nil, err
 	}
 	cfg := upstream.Config{
 		List: list, Private: o.private, Netrc: netrcFile(), Contact: o.contact, Version: version(), Via: via,
-		Observer: metrics.UpstreamRequest, Logger: log,
+		Hosts: hosts, PerHost: o.hostRequests, Observer: metrics.UpstreamRequest, Logger: log,
 	}
 	if o.parts.node { // a gateway has no disk for clones
-		if cfg.Direct, err = o.versionControl(log); err != nil {
+		if cfg.Direct, err = o.versionControl(hosts, log); err != nil {
 			return nil, err
 		}
 	}
@@ -78,7 +95,7 @@ func (o *options) upstreamClient(self net.Listener, via string, metrics *node.Me
 }
 
 // versionControl makes the way to "direct", in a folder beside the objects.
-func (o *options) versionControl(log *slog.Logger) (*direct.Direct, error) {
+func (o *options) versionControl(hosts *polite.Hosts, log *slog.Logger) (*direct.Direct, error) {
 	dir, err := filepath.Abs(filepath.Join(o.dataDir, "direct"))
 	if err != nil {
 		return nil, err
@@ -88,8 +105,8 @@ func (o *options) versionControl(log *slog.Logger) (*direct.Direct, error) {
 		return nil, err
 	}
 	return direct.New(direct.Config{
-		Dir: dir, Env: direct.Environ(), Private: o.private, Netrc: netrcFile(), Credentials: opens,
-		CAFile: cmp.Or(os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE")), Logger: log,
+		Dir: dir, Env: direct.Environ(), Private: o.private, Netrc: netrcFile(), Credentials: opens, Hosts: hosts,
+		Agent: upstream.UserAgent(version(), o.contact), CAFile: cmp.Or(os.Getenv("GIT_SSL_CAINFO"), os.Getenv("SSL_CERT_FILE")), Logger: log,
 	}), nil
 }
 

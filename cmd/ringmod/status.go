@@ -38,7 +38,7 @@ func statusCommand() *cobra.Command {
 func printStatus(out io.Writer, r *ringmodv1.StatusResponse) {
 	v := r.GetView()
 	fmt.Fprintf(out, "cluster %s as %s sees it, view %s\n", words(v.GetCluster()), words(r.GetMemberId()), viewOf(v.GetViewDigest(), v.GetViewSeq()))
-	for _, t := range []*table{membersOf(r), nodesOf(r), regionsOf(r)} {
+	for _, t := range []*table{membersOf(r), nodesOf(r), regionsOf(r), hostsOf(r)} {
 		if t.rows > 0 {
 			fmt.Fprintln(out)
 			t.print(out, "")

@@ -36,6 +36,7 @@ var callers = map[string][]Role{
 	ringmodv1.PeerService_Keys_FullMethodName:       nodes,
 	ringmodv1.PeerService_Tombstones_FullMethodName: nodes,
 	ringmodv1.PeerService_Outdate_FullMethodName:    nodes,
+	ringmodv1.PeerService_Hosts_FullMethodName:      nodes,
 
 	// Status and Explain change nothing, and members pass them on.
 	ringmodv1.AdminService_Status_FullMethodName:   all,

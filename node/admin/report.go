@@ -9,6 +9,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node/antientropy"
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
@@ -30,6 +31,7 @@ type Local struct {
 	// Moved returns how much of what is to be moved has moved, in thousandths, while
 	// the node joins or leaves.
 	Moved func() (perMille int, ok bool)
+	Hosts *polite.Hosts
 }
 
 // Copies tells what other nodes are still to get; *copies.Keeper does.
@@ -68,10 +70,31 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 			r.MovedPerMille = new(uint32(moved))
 		}
 	}
+	if l.Hosts != nil {
+		r.Hosts = hosts(l.Hosts)
+	}
 	if v := l.View(); v != nil {
 		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
 	}
 	return r
+}
+
+// maxHosts is how many upstream hosts a report tells of (admin.proto).
+const maxHosts = 64
+
+func hosts(h *polite.Hosts) []*ringmodv1.HostReport {
+	var all []*ringmodv1.HostReport
+	for _, r := range h.Reports(maxHosts) {
+		p := &ringmodv1.HostReport{Host: wire.Line(r.Host), State: polite.WireState(r.State), Requests: r.Requests, Rate: r.Rate, LastError: wire.Line(r.Trouble)}
+		if r.Left > 0 {
+			p.Held = durationpb.New(r.Left)
+		}
+		if r.Trouble != "" {
+			p.LastErrorAge = durationpb.New(time.Since(r.Troubled))
+		}
+		all = append(all, p)
+	}
+	return all
 }
 
 // Streams counts the objects that a server is sending.

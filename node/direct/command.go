@@ -95,6 +95,9 @@ func (d *Direct) work() string { return filepath.Join(d.cfg.Dir, "work") }
 // environ is the environment of a command; the last of a name wins.
 func (d *Direct) environ(v *visit) []string {
 	env := append([]string{}, d.cfg.Env...)
+	if d.cfg.Agent != "" {
+		env = append(env, "GIT_HTTP_USER_AGENT="+d.cfg.Agent+" git/2") // some servers look for "git/"
+	}
 	if d.cfg.Netrc != "" {
 		env = append(env, "NETRC="+d.cfg.Netrc)
 	}
@@ -148,6 +151,7 @@ func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*fou
 		return nil, internal("reading what the go command says", decoded)
 	}
 	if err == nil && f.Error == "" {
+		d.origins.learn(t.Path, f.Origin)
 		return &f, nil
 	}
 	if _, failed := errors.AsType[*exec.ExitError](err); !failed && err != nil {

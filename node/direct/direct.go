@@ -17,6 +17,9 @@
 //     is new; together they stay below Config.Keep bytes, but for those in use.
 //   - A command, with all that it has started, ends with the caller's context and
 //     after a limit, and what it prints is bounded.
+//   - The host of a repository is asked when package polite lets it be. It is the one that the go
+//     command has named as a module's origin, and before that the first element of the
+//     module's path.
 //   - Every error is a *cache.Error with a line for a developer, without credentials
 //     and without paths of this machine. Absence is only what the go command says in
 //     so many words; what it says otherwise, and we do not know, is trouble.
@@ -45,6 +48,7 @@ import (
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/credentials"
+	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/upstream"
 )
 
@@ -73,7 +77,12 @@ type Config struct {
 	Keep        int64  // bytes; 0 = DefaultKeep
 	// LookupHost asks DNS; nil = net.DefaultResolver's.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
-	Logger     *slog.Logger
+	// Hosts say when a host may be asked; nil = for this Direct alone.
+	Hosts *polite.Hosts
+	// Agent is the User-Agent of git; "" = its own. The go command's own requests, for
+	// go-import, cannot have another one.
+	Agent  string
+	Logger *slog.Logger
 }
 
 // Direct runs go commands. Its methods may be called at any time from any goroutine.
@@ -85,6 +94,8 @@ type Direct struct {
 	mu    sync.Mutex
 	made  bool      // the sandbox
 	swept time.Time // when the size of the clones was looked at last
+
+	origins origins
 }
 
 // New returns a Direct. It does no I/O.
@@ -104,6 +115,9 @@ func New(cfg Config) *Direct {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Hosts == nil {
+		cfg.Hosts = polite.New(polite.Config{Logger: cfg.Logger})
+	}
 	return &Direct{cfg: cfg, log: cfg.Logger, places: make(chan struct{}, cfg.AtOnce)}
 }
 
@@ -118,6 +132,11 @@ func (d *Direct) Fetch(ctx context.Context, t target.Target) (*upstream.Response
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errLimit)
 	defer cancel()
+	return d.politely(ctx, t, func() (*upstream.Response, error) { return d.take(ctx, t) })
+}
+
+// take runs the go command when there is a place for it.
+func (d *Direct) take(ctx context.Context, t target.Target) (*upstream.Response, error) {
 	select {
 	case d.places <- struct{}{}:
 		defer func() { <-d.places }()

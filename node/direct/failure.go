@@ -55,6 +55,14 @@ const (
 	hostUnknown = "Host key verification failed"
 )
 
+// away are the words for a host that cannot be reached at all.
+var away = []string{ //nolint:gochecknoglobals // never written
+	"Could not resolve host", "no such host", "server misbehaving", "onnection refused", "Failed to connect", "Couldn't connect",
+	"unreachable", "onnection reset", "TLS handshake", "i/o timeout", "onnection timed out", "Timeout was reached",
+}
+
+var errAway = errors.New("the host cannot be reached")
+
 // classify makes an error of what a go command for t complains about.
 func (d *Direct) classify(ctx context.Context, t target.Target, v *visit, text string) error {
 	text = v.scrub(text)
@@ -65,6 +73,9 @@ func (d *Direct) classify(ctx context.Context, t target.Target, v *visit, text s
 			e.Reason = f.reason
 			break
 		}
+	}
+	if (e.Reason == cache.Broken || e.Reason == cache.Slow) && slices.ContainsFunc(away, func(words string) bool { return strings.Contains(said, words) }) {
+		e.Err = errAway
 	}
 	if strings.Contains(said, "no such host") || strings.Contains(said, "Could not resolve host") {
 		host, _, _ := strings.Cut(t.Path, "/")

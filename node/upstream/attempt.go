@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/polite"
 )
 
 // maxAttempts is how often a request is tried at most, the first time included.
@@ -27,14 +29,14 @@ const maxAttempts = 4
 type source struct {
 	base *url.URL // without credentials
 	auth string   // value of the Authorization header; may be empty
-	host *host
+	host *polite.Host
 }
 
 // newSource prepares base, with the credentials that it has or that netrc has for it.
 func (c *Client) newSource(base *url.URL) *source {
 	clean := *base
 	clean.User = nil
-	s := &source{base: &clean, host: c.hostOf(clean.Host)}
+	s := &source{base: &clean, host: c.hosts.Host(clean.Host, polite.Proxy)}
 	if base.User != nil {
 		password, _ := base.User.Password()
 		s.auth = basicAuth(base.User.Username(), password)
@@ -46,16 +48,6 @@ func (c *Client) newSource(base *url.URL) *source {
 
 func basicAuth(login, password string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(login+":"+password))
-}
-
-func (c *Client) hostOf(name string) *host {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	name = strings.ToLower(name)
-	if c.hosts[name] == nil {
-		c.hosts[name] = newHost(name, c.perHost)
-	}
-	return c.hosts[name]
 }
 
 // url returns base/name, escaped as the go command does it for module paths.
@@ -70,7 +62,7 @@ func (s *source) url(name string) string {
 	return u.String()
 }
 
-func newHTTPClient(cfg Config, timeouts Timeouts, perHost int) *http.Client {
+func newHTTPClient(cfg Config, timeouts Timeouts) *http.Client {
 	tlsConfig := cfg.TLS.Clone()
 	if tlsConfig == nil {
 		tlsConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -87,7 +79,7 @@ func newHTTPClient(cfg Config, timeouts Timeouts, perHost int) *http.Client {
 			TLSClientConfig:     tlsConfig,
 			TLSHandshakeTimeout: timeouts.TLS,
 			ForceAttemptHTTP2:   true,
-			MaxIdleConnsPerHost: perHost,
+			MaxIdleConnsPerHost: cmp.Or(max(cfg.PerHost, 0), polite.DefaultAtOnce),
 			IdleConnTimeout:     90 * time.Second,
 			// A connection that died silently must not swallow request after request.
 			HTTP2: &http.HTTP2Config{SendPingTimeout: timeouts.Stall, PingTimeout: timeouts.Stall},
@@ -132,7 +124,8 @@ type request struct {
 type failure struct {
 	err   *cache.Error
 	again bool // another attempt may help
-	away  bool // there was no answer at all
+	away  bool // there was no answer at all, or 503
+	told  bool // RetryAfter is what the host has said
 }
 
 // send asks for r with more header fields, again while that may help and the
@@ -142,30 +135,40 @@ func (c *Client) send(ctx context.Context, r request, header http.Header) (*http
 	h := r.src.host
 	deadline := time.Now().Add(c.timeouts.Retry)
 	for n := 1; ; n++ {
-		if err := h.pause(ctx, deadline); err != nil {
-			return nil, err
+		if err := h.Turn(ctx, deadline); err != nil {
+			return nil, c.noTurn(ctx, h, err)
 		}
+		began := time.Now()
 		resp, f := c.attempt(ctx, r, header)
 		if f == nil {
 			return resp, nil
 		}
 		if ctx.Err() != nil {
-			return nil, givenUp(ctx, h.name)
+			h.Dropped()
+			return nil, givenUp(ctx, h.Name())
 		}
 		delay := c.backoff(n)
 		late := time.Now().Add(max(delay, f.err.RetryAfter)).After(deadline)
-		if !f.again || n == maxAttempts || late || !h.patient() {
+		if !f.again || n == maxAttempts || late || !h.Patient() {
 			if f.away {
-				h.reached(false)
+				h.Unreachable(began, f.err)
 			}
 			return nil, f.err
 		}
-		c.log.DebugContext(ctx, "upstream request failed, trying again", slog.String("upstream", h.name),
+		c.log.DebugContext(ctx, "upstream request failed, trying again", slog.String("upstream", h.Name()),
 			slog.String("key", r.name), slog.Int("attempt", n), slog.Any("err", f.err))
-		if err := sleep(ctx, delay, h.name); err != nil {
+		if err := sleep(ctx, delay, h.Name()); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// noTurn is the error of who is not to ask a host.
+func (c *Client) noTurn(ctx context.Context, h *polite.Host, err error) error {
+	if ctx.Err() != nil {
+		return givenUp(ctx, h.Name())
+	}
+	return asError(err)
 }
 
 // backoff returns the wait after attempt n: a fiftieth of the budget, tripled
@@ -178,9 +181,21 @@ func (c *Client) backoff(n int) time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
+// sleep waits for d or the end of ctx.
+func sleep(ctx context.Context, d time.Duration, source string) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return givenUp(ctx, source)
+	}
+}
+
 // attempt asks once.
 func (c *Client) attempt(ctx context.Context, r request, header http.Header) (*http.Response, *failure) {
-	name := r.src.host.name
+	name := r.src.host.Name()
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeouts.Header, func() {
 		cancel(&silence{text: fmt.Sprintf("no answer within %v", c.timeouts.Header)})
@@ -201,9 +216,12 @@ func (c *Client) attempt(ctx context.Context, r request, header http.Header) (*h
 		return nil, f
 	}
 	c.observe(name, resp.StatusCode, time.Since(start))
-	r.src.host.reached(true)
 	resp.Body = watch(resp.Body, c.timeouts.Stall, cancel, func() error { return context.Cause(ctx) })
-	if f := checkAnswer(r, resp, header); f != nil {
+	f := checkAnswer(r, resp, header)
+	if f == nil || !f.away && f.err.Reason != cache.Busy {
+		r.src.host.Answered()
+	}
+	if f != nil {
 		_ = resp.Body.Close()
 		return nil, f
 	}
@@ -226,7 +244,7 @@ func (c *Client) setHeader(req *http.Request, r request, header http.Header) {
 
 // checkAnswer returns a failure for an answer that is no success.
 func checkAnswer(r request, resp *http.Response, header http.Header) *failure {
-	name := r.src.host.name
+	name := r.src.host.Name()
 	switch {
 	case resp.StatusCode == http.StatusOK:
 	case resp.StatusCode == http.StatusPartialContent && header.Get("Range") != "":
@@ -234,8 +252,8 @@ func checkAnswer(r request, resp *http.Response, header http.Header) *failure {
 		return nil
 	default:
 		f := statusError(name, resp)
-		if f.err.Reason == cache.Busy && f.again {
-			r.src.host.retryAfter(f.err.RetryAfter, f.err.Text)
+		if f.err.Reason == cache.Busy {
+			f.err.RetryAfter = r.src.host.Refused(f.err.RetryAfter, f.told, f.err.Text)
 		}
 		return f
 	}

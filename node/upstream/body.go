@@ -65,10 +65,10 @@ func (c *Client) newBody(ctx context.Context, r request, resp *http.Response, le
 	return &body{
 		request: r,
 		again: func(b *body, err error) (*http.Response, error) {
-			c.log.DebugContext(ctx, "upstream body broke, resuming", slog.String("upstream", r.src.host.name),
+			c.log.DebugContext(ctx, "upstream body broke, resuming", slog.String("upstream", r.src.host.Name()),
 				slog.String("key", r.name), slog.Int64("bytes", b.off), slog.Any("err", err))
 			if b.resumes > 1 {
-				if err := sleep(ctx, c.backoff(min(b.resumes-1, maxAttempts)), r.src.host.name); err != nil {
+				if err := sleep(ctx, c.backoff(min(b.resumes-1, maxAttempts)), r.src.host.Name()); err != nil {
 					return nil, err
 				}
 			}
@@ -78,7 +78,7 @@ func (c *Client) newBody(ctx context.Context, r request, resp *http.Response, le
 			if ctx.Err() == nil {
 				return nil
 			}
-			return givenUp(ctx, r.src.host.name)
+			return givenUp(ctx, r.src.host.Name())
 		},
 		leave: leave, rc: resp.Body, size: resp.ContentLength, validator: rangeValidator(resp),
 		budget: c.timeouts.Retry,
@@ -127,9 +127,9 @@ func (b *body) take(p []byte) {
 	b.deadline = time.Time{}
 	switch {
 	case b.off > Limit(b.kind):
-		b.fail(tooLarge(b.src.host.name, b.kind))
+		b.fail(tooLarge(b.src.host.Name(), b.kind))
 	case b.size >= 0 && b.off > b.size:
-		b.fail(broken(b.src.host.name, nil, "sent more than the %d bytes that it announced", b.size))
+		b.fail(broken(b.src.host.Name(), nil, "sent more than the %d bytes that it announced", b.size))
 	}
 }
 
@@ -170,9 +170,9 @@ func (b *body) cut(err error) error {
 	}
 	if s, ok := errors.AsType[*silence](err); ok {
 		text := fmt.Sprintf("%s after %d%s bytes", s.text, b.off, of)
-		return slow(b.src.host.name, err, text)
+		return slow(b.src.host.Name(), err, text)
 	}
-	return broken(b.src.host.name, err, "connection broken after %d%s bytes", b.off, of)
+	return broken(b.src.host.Name(), err, "connection broken after %d%s bytes", b.off, of)
 }
 
 func (b *body) fail(err error) {
@@ -217,7 +217,7 @@ func resumeError(err error) error {
 }
 
 func (b *body) changed() error {
-	b.fail(broken(b.src.host.name, nil, "changed while being read"))
+	b.fail(broken(b.src.host.Name(), nil, "changed while being read"))
 	return nil
 }
 
@@ -288,7 +288,7 @@ func parseContentRange(value string) (start, total int64, ok bool) {
 // Close implements io.Closer. It may be called at any time, not during a Read.
 func (b *body) Close() error {
 	if b.err == nil {
-		b.fail(broken(b.src.host.name, nil, "read after close"))
+		b.fail(broken(b.src.host.Name(), nil, "read after close"))
 	}
 	return nil
 }

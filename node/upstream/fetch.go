@@ -3,12 +3,16 @@ package upstream
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"net/url"
+	"time"
 
 	"golang.org/x/mod/module"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/polite"
 )
 
 // Fetch asks the entries of the list, in its order, for a target of a module. v
@@ -71,9 +75,9 @@ func (c *Client) usable(v Validators) Validators {
 // get fetches r. The Response's body holds a slot of the host until
 // it has ended or is closed.
 func (c *Client) get(ctx context.Context, r request, v Validators) (*Response, *cache.Error) {
-	leave, err := r.src.host.enter(ctx, r.kind == target.Zip)
+	leave, err := r.src.host.Enter(ctx, r.kind == target.Zip, time.Now().Add(c.timeouts.Retry))
 	if err != nil {
-		return nil, asError(err)
+		return nil, asError(c.noTurn(ctx, r.src.host, err))
 	}
 	header := http.Header{}
 	if v.ETag != "" {
@@ -89,7 +93,7 @@ func (c *Client) get(ctx context.Context, r request, v Validators) (*Response, *
 	}
 	answer := &Response{
 		Size:       resp.ContentLength,
-		Source:     r.src.host.name,
+		Source:     r.src.host.Name(),
 		Validators: Validators{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")},
 	}
 	if resp.StatusCode == http.StatusNotModified {
@@ -100,6 +104,29 @@ func (c *Client) get(ctx context.Context, r request, v Validators) (*Response, *
 	}
 	answer.Body = c.newBody(ctx, r, resp, leave)
 	return answer, nil
+}
+
+// Robots gets a host's robots.txt, as polite.GetRobots says.
+func (c *Client) Robots(ctx context.Context, host string) (status int, body []byte, err error) {
+	h := c.hosts.Host(host, polite.Repository)
+	if err := h.Turn(ctx, time.Now().Add(c.timeouts.Retry)); err != nil {
+		return 0, nil, c.noTurn(ctx, h, err)
+	}
+	defer h.Dropped()
+	ctx, cancel := context.WithTimeout(ctx, c.timeouts.Header)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, (&url.URL{Scheme: "https", Host: host, Path: "/robots.txt"}).String(), nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("User-Agent", c.userAgent)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(resp.Body, polite.MaxRobots))
+	return resp.StatusCode, body, err
 }
 
 // worse returns the error to report of two: trouble outranks absence, Gone

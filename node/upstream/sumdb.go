@@ -91,7 +91,7 @@ func (c *Client) askSumdb(ctx context.Context, w *way, t target.Target) (*Respon
 	if t.Kind == target.SumdbSupported {
 		name := w.entry.name
 		if w.direct != nil {
-			name = w.direct.host.name
+			name = w.direct.host.Name()
 		}
 		return &Response{Body: http.NoBody, Source: name}, nil
 	}

@@ -23,6 +23,8 @@ import (
 const (
 	maxErrorBody = 4 << 10 // bytes of an error body that are read
 	maxText      = 200     // bytes of it that are passed on
+
+	maxRetryAfter = time.Hour // of a Retry-After that is believed
 )
 
 // silence is the cause of a request that we ended because a source took too long.
@@ -71,7 +73,7 @@ func transportError(source string, err, cause error) *failure {
 	}
 	for _, err := range []error{cause, err} {
 		if s, ok := errors.AsType[*silence](err); ok {
-			return &failure{slow(source, err, s.text), s.again, true}
+			return &failure{err: slow(source, err, s.text), again: s.again, away: true}
 		}
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
@@ -84,26 +86,26 @@ func transportError(source string, err, cause error) *failure {
 		return &failure{err: broken(source, err, "%s", string(redirect))}
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return &failure{broken(source, err, "%s", errno.Error()), true, true}
+		return &failure{err: broken(source, err, "%s", errno.Error()), again: true, away: true}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &failure{broken(source, err, "connection closed without an answer"), true, true}
+		return &failure{err: broken(source, err, "connection closed without an answer"), again: true, away: true}
 	}
 	text := oneLine(strings.TrimPrefix(err.Error(), "net/http: "))
 	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
-		return &failure{slow(source, err, text), true, true}
+		return &failure{err: slow(source, err, text), again: true, away: true}
 	}
-	return &failure{broken(source, err, "%s", text), true, true}
+	return &failure{err: broken(source, err, "%s", text), again: true, away: true}
 }
 
 func dnsError(source string, dns *net.DNSError, err error) *failure {
 	switch {
 	case dns.IsNotFound:
-		return &failure{broken(source, err, "no such host"), false, true}
+		return &failure{err: broken(source, err, "no such host"), away: true}
 	case dns.IsTimeout:
-		return &failure{slow(source, err, "no answer from DNS"), true, true}
+		return &failure{err: slow(source, err, "no answer from DNS"), again: true, away: true}
 	default:
-		return &failure{broken(source, err, "DNS: %s", oneLine(dns.Err)), true, true}
+		return &failure{err: broken(source, err, "DNS: %s", oneLine(dns.Err)), again: true, away: true}
 	}
 }
 
@@ -130,7 +132,8 @@ func statusError(source string, resp *http.Response) *failure {
 	if line != "" && line != http.StatusText(resp.StatusCode) {
 		text += ": " + line
 	}
-	e, again := &cache.Error{Reason: cache.Broken, Source: source, Text: text}, false
+	e := &cache.Error{Reason: cache.Broken, Source: source, Text: text}
+	var again, away bool
 	after, told := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	switch resp.StatusCode {
 	case http.StatusNotFound:
@@ -140,19 +143,19 @@ func statusError(source string, resp *http.Response) *failure {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		e.Reason = cache.Denied
 	case http.StatusTooManyRequests:
-		e.Reason, e.RetryAfter, again = cache.Busy, after, told
+		e.Reason, e.RetryAfter, again = cache.Busy, after, true
 	case http.StatusServiceUnavailable:
 		if told {
 			e.Reason, e.RetryAfter = cache.Busy, after
 		}
-		again = true
+		again, away = true, !told
 	case http.StatusBadGateway, http.StatusGatewayTimeout:
 		again = true
 	}
 	if e.Reason.Absent() && line != "" {
 		e.Text = line // it says more than the number, which the reason has
 	}
-	return &failure{err: e, again: again}
+	return &failure{err: e, again: again, away: away, told: told}
 }
 
 // parseRetryAfter reads seconds or a date (RFC 9110, 10.2.3) and believes at

@@ -15,12 +15,11 @@
 //     a developer can read and never holds credentials. When the caller's
 //     context ends the reason is Slow and the error matches the context's.
 //   - Each request is bounded: time to connect and to the header, silence
-//     in a body, redirects, size by kind, requests at once per host. There is no
+//     in a body, redirects, size by kind. There is no
 //     limit on the whole time of a body that keeps coming.
 //   - What may pass by itself is tried again: connection errors, 502, 503 and
-//     504, within a short budget; a Retry-After that does not fit into it makes the
-//     host answer Busy here, without a request, until it has passed. A body that
-//     breaks is resumed where it stopped.
+//     504, within a short budget. A body that breaks is resumed where it stopped.
+//   - A host is asked when package polite lets it be, and no other way.
 //   - Modules that match the private patterns are never sent to an http(s)
 //     entry nor to a checksum database.
 //
@@ -41,11 +40,8 @@ import (
 	"time"
 
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/polite"
 )
-
-// defaultPerHost is how many requests a host gets at once. The go command has
-// no limit; public mirrors bear some dozens without a word.
-const defaultPerHost = 48
 
 // Config says where to fetch from and how patiently.
 type Config struct {
@@ -61,16 +57,17 @@ type Config struct {
 	// Netrc is the path of a netrc file, used for https hosts and for http to
 	// loopback. Empty, or no such file: none.
 	Netrc string
-	// Contact is a URL in the User-Agent, for those who run the upstream. Empty: none.
+	// Contact is a URL or mail address in the User-Agent, for those who run the upstream. Empty: none.
 	Contact string
 	// Version is this program's, for the User-Agent. Empty: left out.
 	Version string
 	// Via is the Via header of each request, by which a gateway recognises a
 	// loop, for example "1.1 ringmod-7f3a". Empty: none.
 	Via string
-	// PerHost is how many requests, bodies included, a host gets at once. Zips
-	// take at most three quarters of them. 0: 48.
-	PerHost int
+	// Hosts say when a host may be asked. Nil: for this client alone, with PerHost
+	// requests at once.
+	Hosts   *polite.Hosts
+	PerHost int // 0: polite.DefaultAtOnce
 	// Timeouts bound a request; see there.
 	Timeouts Timeouts
 	// Dial connects. Nil: a net.Dialer.
@@ -133,16 +130,16 @@ type Client struct {
 	netrc     netrc
 	userAgent string
 	via       string
-	perHost   int
 	timeouts  Timeouts
 	observe   func(host string, status int, d time.Duration)
 	direct    Source
 	log       *slog.Logger
 	http      *http.Client
 
-	mu    sync.Mutex
-	hosts map[string]*host
-	dbs   map[string]*database
+	hosts *polite.Hosts
+
+	mu  sync.Mutex
+	dbs map[string]*database
 }
 
 // New checks cfg and reads the netrc file; it sends nothing. The error of a bad
@@ -150,18 +147,17 @@ type Client struct {
 func New(cfg Config) (*Client, error) {
 	c := &Client{
 		private:   cfg.Private,
-		userAgent: userAgent(cfg.Version, cfg.Contact),
+		userAgent: UserAgent(cfg.Version, cfg.Contact),
 		via:       cfg.Via,
-		perHost:   cfg.PerHost,
 		timeouts:  cfg.Timeouts.withDefaults(),
 		observe:   cfg.Observer,
 		direct:    cfg.Direct,
 		log:       cfg.Logger,
-		hosts:     make(map[string]*host),
+		hosts:     cfg.Hosts,
 		dbs:       make(map[string]*database),
 	}
-	if c.perHost <= 0 {
-		c.perHost = defaultPerHost
+	if c.hosts == nil {
+		c.hosts = polite.New(polite.Config{AtOnce: cfg.PerHost, Logger: cfg.Logger})
 	}
 	if c.observe == nil {
 		c.observe = func(string, int, time.Duration) {}
@@ -176,7 +172,7 @@ func New(cfg Config) (*Client, error) {
 	if c.entries, err = parseList(cfg.List); err != nil {
 		return nil, err
 	}
-	c.http = newHTTPClient(cfg, c.timeouts, c.perHost)
+	c.http = newHTTPClient(cfg, c.timeouts)
 	for i, e := range c.entries {
 		if e.kind == proxyEntry {
 			c.entries[i].source = c.newSource(e.base)
@@ -185,7 +181,8 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-func userAgent(version, contact string) string {
+// UserAgent is how this program introduces itself.
+func UserAgent(version, contact string) string {
 	agent := "ringmod"
 	if version != "" {
 		agent += "/" + version

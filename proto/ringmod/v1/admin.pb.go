@@ -323,7 +323,10 @@ type MemberReport struct {
 	DiskTrouble string `protobuf:"bytes,17,opt,name=disk_trouble,json=diskTrouble,proto3" json:"disk_trouble,omitempty"`
 	// Its disk takes nothing new, or cannot even be read. The entry in the table
 	// says so, too, a little later.
-	DiskReadOnly  bool `protobuf:"varint,18,opt,name=disk_read_only,json=diskReadOnly,proto3" json:"disk_read_only,omitempty"`
+	DiskReadOnly bool `protobuf:"varint,18,opt,name=disk_read_only,json=diskReadOnly,proto3" json:"disk_read_only,omitempty"`
+	// The upstream hosts that it has asked, at most 64: those in trouble first, then
+	// those asked most.
+	Hosts         []*HostReport `protobuf:"bytes,19,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +487,113 @@ func (x *MemberReport) GetDiskReadOnly() bool {
 	return false
 }
 
+func (x *MemberReport) GetHosts() []*HostReport {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+// HostReport is what a member has seen of an upstream host.
+type HostReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the host, with its port where it is not the usual one.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// How it does.
+	State HostState `protobuf:"varint,2,opt,name=state,proto3,enum=ringmod.v1.HostState" json:"state,omitempty"`
+	// How long it is still not asked. Absent: it may be asked.
+	Held *durationpb.Duration `protobuf:"bytes,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Requests, or commands of version control, since the process started.
+	Requests uint64 `protobuf:"varint,4,opt,name=requests,proto3" json:"requests,omitempty"`
+	// Those per second, over the last 10 seconds or so.
+	Rate float64 `protobuf:"fixed64,5,opt,name=rate,proto3" json:"rate,omitempty"`
+	// What was wrong last, one line. Empty: nothing was.
+	LastError string `protobuf:"bytes,6,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Time since that. Absent: nothing was.
+	LastErrorAge  *durationpb.Duration `protobuf:"bytes,7,opt,name=last_error_age,json=lastErrorAge,proto3" json:"last_error_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostReport) Reset() {
+	*x = HostReport{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostReport) ProtoMessage() {}
+
+func (x *HostReport) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostReport.ProtoReflect.Descriptor instead.
+func (*HostReport) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HostReport) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostReport) GetState() HostState {
+	if x != nil {
+		return x.State
+	}
+	return HostState_HOST_STATE_UNSPECIFIED
+}
+
+func (x *HostReport) GetHeld() *durationpb.Duration {
+	if x != nil {
+		return x.Held
+	}
+	return nil
+}
+
+func (x *HostReport) GetRequests() uint64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *HostReport) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *HostReport) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+func (x *HostReport) GetLastErrorAge() *durationpb.Duration {
+	if x != nil {
+		return x.LastErrorAge
+	}
+	return nil
+}
+
 // RegionStatus sums up a region.
 type RegionStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -504,7 +614,7 @@ type RegionStatus struct {
 
 func (x *RegionStatus) Reset() {
 	*x = RegionStatus{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[5]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +626,7 @@ func (x *RegionStatus) String() string {
 func (*RegionStatus) ProtoMessage() {}
 
 func (x *RegionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[5]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +639,7 @@ func (x *RegionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionStatus.ProtoReflect.Descriptor instead.
 func (*RegionStatus) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegionStatus) GetRegion() string {
@@ -583,7 +693,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +705,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +718,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExplainRequest) GetSubject() isExplainRequest_Subject {
@@ -670,7 +780,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +792,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +805,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExplainResponse) GetObjects() []*Explanation {
@@ -740,7 +850,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +862,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +875,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Explanation) GetTarget() string {
@@ -831,7 +941,7 @@ type Rank struct {
 
 func (x *Rank) Reset() {
 	*x = Rank{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +953,7 @@ func (x *Rank) String() string {
 func (*Rank) ProtoMessage() {}
 
 func (x *Rank) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +966,7 @@ func (x *Rank) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rank.ProtoReflect.Descriptor instead.
 func (*Rank) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rank) GetRegion() string {
@@ -936,7 +1046,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1058,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1071,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainRequest) GetNodeId() string {
@@ -997,7 +1107,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1119,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1132,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DrainResponse) GetState() MemberState {
@@ -1075,7 +1185,7 @@ type SetStateRequest struct {
 
 func (x *SetStateRequest) Reset() {
 	*x = SetStateRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1197,7 @@ func (x *SetStateRequest) String() string {
 func (*SetStateRequest) ProtoMessage() {}
 
 func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1210,7 @@ func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateRequest.ProtoReflect.Descriptor instead.
 func (*SetStateRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SetStateRequest) GetMemberId() string {
@@ -1135,7 +1245,7 @@ type SetStateResponse struct {
 
 func (x *SetStateResponse) Reset() {
 	*x = SetStateResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1257,7 @@ func (x *SetStateResponse) String() string {
 func (*SetStateResponse) ProtoMessage() {}
 
 func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1270,7 @@ func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateResponse.ProtoReflect.Descriptor instead.
 func (*SetStateResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetStateResponse) GetMember() *Member {
@@ -1192,7 +1302,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1204,7 +1314,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1217,7 +1327,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PurgeRequest) GetSubject() isPurgeRequest_Subject {
@@ -1309,7 +1419,7 @@ type PurgeResponse struct {
 
 func (x *PurgeResponse) Reset() {
 	*x = PurgeResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1431,7 @@ func (x *PurgeResponse) String() string {
 func (*PurgeResponse) ProtoMessage() {}
 
 func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1444,7 @@ func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PurgeResponse) GetTombstones() []*Tombstone {
@@ -1377,7 +1487,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1499,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1512,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ScrubRequest) GetNodeIds() []string {
@@ -1459,7 +1569,7 @@ type ScrubResponse struct {
 
 func (x *ScrubResponse) Reset() {
 	*x = ScrubResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1581,7 @@ func (x *ScrubResponse) String() string {
 func (*ScrubResponse) ProtoMessage() {}
 
 func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1594,7 @@ func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubResponse.ProtoReflect.Descriptor instead.
 func (*ScrubResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ScrubResponse) GetNodeId() string {
@@ -1559,7 +1669,7 @@ type ScrubFinding struct {
 
 func (x *ScrubFinding) Reset() {
 	*x = ScrubFinding{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1571,7 +1681,7 @@ func (x *ScrubFinding) String() string {
 func (*ScrubFinding) ProtoMessage() {}
 
 func (x *ScrubFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1584,7 +1694,7 @@ func (x *ScrubFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubFinding.ProtoReflect.Descriptor instead.
 func (*ScrubFinding) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ScrubFinding) GetTarget() string {
@@ -1619,7 +1729,7 @@ type SetSpecRequest struct {
 
 func (x *SetSpecRequest) Reset() {
 	*x = SetSpecRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +1741,7 @@ func (x *SetSpecRequest) String() string {
 func (*SetSpecRequest) ProtoMessage() {}
 
 func (x *SetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +1754,7 @@ func (x *SetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSpecRequest.ProtoReflect.Descriptor instead.
 func (*SetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetSpecRequest) GetSpec() *RingSpec {
@@ -1668,7 +1778,7 @@ type SetSpecResponse struct {
 
 func (x *SetSpecResponse) Reset() {
 	*x = SetSpecResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1790,7 @@ func (x *SetSpecResponse) String() string {
 func (*SetSpecResponse) ProtoMessage() {}
 
 func (x *SetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1803,7 @@ func (x *SetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSpecResponse.ProtoReflect.Descriptor instead.
 func (*SetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetSpecResponse) GetView() *View {
@@ -1725,7 +1835,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1847,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1860,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImportRequest) GetTarget() string {
@@ -1789,7 +1899,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1911,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1924,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImportResponse) GetTarget() string {
@@ -1855,7 +1965,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1977,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1990,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefreshRequest) GetSubject() isRefreshRequest_Subject {
@@ -1962,7 +2072,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2084,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2097,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RefreshResponse) GetObjects() []*Refreshed {
@@ -2029,7 +2139,7 @@ type Refreshed struct {
 
 func (x *Refreshed) Reset() {
 	*x = Refreshed{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2151,7 @@ func (x *Refreshed) String() string {
 func (*Refreshed) ProtoMessage() {}
 
 func (x *Refreshed) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2164,7 @@ func (x *Refreshed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refreshed.ProtoReflect.Descriptor instead.
 func (*Refreshed) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Refreshed) GetTarget() string {
@@ -2090,7 +2200,7 @@ var File_ringmod_v1_admin_proto protoreflect.FileDescriptor
 const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x16ringmod/v1/admin.proto\x12\n" +
-	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\x1a\x16ringmod/v1/error.proto\"=\n" +
+	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\x1a\x16ringmod/v1/error.proto\x1a\x15ringmod/v1/peer.proto\"=\n" +
 	"\rModuleVersion\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"%\n" +
@@ -2106,7 +2216,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\x94\x05\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xc2\x05\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +
@@ -2128,8 +2238,19 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x12partitions_lacking\x18\x0f \x01(\rR\x11partitionsLacking\x12#\n" +
 	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLacking\x12!\n" +
 	"\fdisk_trouble\x18\x11 \x01(\tR\vdiskTrouble\x12$\n" +
-	"\x0edisk_read_only\x18\x12 \x01(\bR\fdiskReadOnlyB\x12\n" +
-	"\x10_moved_per_mille\"\xca\x01\n" +
+	"\x0edisk_read_only\x18\x12 \x01(\bR\fdiskReadOnly\x12,\n" +
+	"\x05hosts\x18\x13 \x03(\v2\x16.ringmod.v1.HostReportR\x05hostsB\x12\n" +
+	"\x10_moved_per_mille\"\x8c\x02\n" +
+	"\n" +
+	"HostReport\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12+\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x15.ringmod.v1.HostStateR\x05state\x12-\n" +
+	"\x04held\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04held\x12\x1a\n" +
+	"\brequests\x18\x04 \x01(\x04R\brequests\x12\x12\n" +
+	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\x06 \x01(\tR\tlastError\x12?\n" +
+	"\x0elast_error_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xca\x01\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\x12\x19\n" +
@@ -2263,98 +2384,104 @@ func file_ringmod_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ringmod_v1_admin_proto_rawDescData
 }
 
-var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_ringmod_v1_admin_proto_goTypes = []any{
 	(*ModuleVersion)(nil),       // 0: ringmod.v1.ModuleVersion
 	(*StatusRequest)(nil),       // 1: ringmod.v1.StatusRequest
 	(*StatusResponse)(nil),      // 2: ringmod.v1.StatusResponse
 	(*MemberStatus)(nil),        // 3: ringmod.v1.MemberStatus
 	(*MemberReport)(nil),        // 4: ringmod.v1.MemberReport
-	(*RegionStatus)(nil),        // 5: ringmod.v1.RegionStatus
-	(*ExplainRequest)(nil),      // 6: ringmod.v1.ExplainRequest
-	(*ExplainResponse)(nil),     // 7: ringmod.v1.ExplainResponse
-	(*Explanation)(nil),         // 8: ringmod.v1.Explanation
-	(*Rank)(nil),                // 9: ringmod.v1.Rank
-	(*DrainRequest)(nil),        // 10: ringmod.v1.DrainRequest
-	(*DrainResponse)(nil),       // 11: ringmod.v1.DrainResponse
-	(*SetStateRequest)(nil),     // 12: ringmod.v1.SetStateRequest
-	(*SetStateResponse)(nil),    // 13: ringmod.v1.SetStateResponse
-	(*PurgeRequest)(nil),        // 14: ringmod.v1.PurgeRequest
-	(*PurgeResponse)(nil),       // 15: ringmod.v1.PurgeResponse
-	(*ScrubRequest)(nil),        // 16: ringmod.v1.ScrubRequest
-	(*ScrubResponse)(nil),       // 17: ringmod.v1.ScrubResponse
-	(*ScrubFinding)(nil),        // 18: ringmod.v1.ScrubFinding
-	(*SetSpecRequest)(nil),      // 19: ringmod.v1.SetSpecRequest
-	(*SetSpecResponse)(nil),     // 20: ringmod.v1.SetSpecResponse
-	(*ImportRequest)(nil),       // 21: ringmod.v1.ImportRequest
-	(*ImportResponse)(nil),      // 22: ringmod.v1.ImportResponse
-	(*RefreshRequest)(nil),      // 23: ringmod.v1.RefreshRequest
-	(*RefreshResponse)(nil),     // 24: ringmod.v1.RefreshResponse
-	(*Refreshed)(nil),           // 25: ringmod.v1.Refreshed
-	(*View)(nil),                // 26: ringmod.v1.View
-	(*Member)(nil),              // 27: ringmod.v1.Member
-	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
-	(*Tombstone)(nil),           // 29: ringmod.v1.Tombstone
-	(MemberState)(0),            // 30: ringmod.v1.MemberState
-	(*Holding)(nil),             // 31: ringmod.v1.Holding
-	(*ErrorDetail)(nil),         // 32: ringmod.v1.ErrorDetail
-	(*RingSpec)(nil),            // 33: ringmod.v1.RingSpec
+	(*HostReport)(nil),          // 5: ringmod.v1.HostReport
+	(*RegionStatus)(nil),        // 6: ringmod.v1.RegionStatus
+	(*ExplainRequest)(nil),      // 7: ringmod.v1.ExplainRequest
+	(*ExplainResponse)(nil),     // 8: ringmod.v1.ExplainResponse
+	(*Explanation)(nil),         // 9: ringmod.v1.Explanation
+	(*Rank)(nil),                // 10: ringmod.v1.Rank
+	(*DrainRequest)(nil),        // 11: ringmod.v1.DrainRequest
+	(*DrainResponse)(nil),       // 12: ringmod.v1.DrainResponse
+	(*SetStateRequest)(nil),     // 13: ringmod.v1.SetStateRequest
+	(*SetStateResponse)(nil),    // 14: ringmod.v1.SetStateResponse
+	(*PurgeRequest)(nil),        // 15: ringmod.v1.PurgeRequest
+	(*PurgeResponse)(nil),       // 16: ringmod.v1.PurgeResponse
+	(*ScrubRequest)(nil),        // 17: ringmod.v1.ScrubRequest
+	(*ScrubResponse)(nil),       // 18: ringmod.v1.ScrubResponse
+	(*ScrubFinding)(nil),        // 19: ringmod.v1.ScrubFinding
+	(*SetSpecRequest)(nil),      // 20: ringmod.v1.SetSpecRequest
+	(*SetSpecResponse)(nil),     // 21: ringmod.v1.SetSpecResponse
+	(*ImportRequest)(nil),       // 22: ringmod.v1.ImportRequest
+	(*ImportResponse)(nil),      // 23: ringmod.v1.ImportResponse
+	(*RefreshRequest)(nil),      // 24: ringmod.v1.RefreshRequest
+	(*RefreshResponse)(nil),     // 25: ringmod.v1.RefreshResponse
+	(*Refreshed)(nil),           // 26: ringmod.v1.Refreshed
+	(*View)(nil),                // 27: ringmod.v1.View
+	(*Member)(nil),              // 28: ringmod.v1.Member
+	(*durationpb.Duration)(nil), // 29: google.protobuf.Duration
+	(HostState)(0),              // 30: ringmod.v1.HostState
+	(*Tombstone)(nil),           // 31: ringmod.v1.Tombstone
+	(MemberState)(0),            // 32: ringmod.v1.MemberState
+	(*Holding)(nil),             // 33: ringmod.v1.Holding
+	(*ErrorDetail)(nil),         // 34: ringmod.v1.ErrorDetail
+	(*RingSpec)(nil),            // 35: ringmod.v1.RingSpec
 }
 var file_ringmod_v1_admin_proto_depIdxs = []int32{
-	26, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
+	27, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
 	3,  // 1: ringmod.v1.StatusResponse.members:type_name -> ringmod.v1.MemberStatus
-	5,  // 2: ringmod.v1.StatusResponse.regions:type_name -> ringmod.v1.RegionStatus
-	27, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
-	28, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
-	28, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
+	6,  // 2: ringmod.v1.StatusResponse.regions:type_name -> ringmod.v1.RegionStatus
+	28, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
+	29, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
+	29, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
 	4,  // 6: ringmod.v1.MemberStatus.report:type_name -> ringmod.v1.MemberReport
-	28, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
-	28, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
-	0,  // 9: ringmod.v1.ExplainRequest.module:type_name -> ringmod.v1.ModuleVersion
-	8,  // 10: ringmod.v1.ExplainResponse.objects:type_name -> ringmod.v1.Explanation
-	9,  // 11: ringmod.v1.Explanation.ranks:type_name -> ringmod.v1.Rank
-	29, // 12: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
-	30, // 13: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
-	31, // 14: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
-	32, // 15: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
-	28, // 16: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
-	28, // 17: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
-	30, // 18: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
-	30, // 19: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
-	27, // 20: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
-	0,  // 21: ringmod.v1.PurgeRequest.module:type_name -> ringmod.v1.ModuleVersion
-	29, // 22: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	18, // 23: ringmod.v1.ScrubResponse.findings:type_name -> ringmod.v1.ScrubFinding
-	32, // 24: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
-	33, // 25: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
-	26, // 26: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
-	32, // 27: ringmod.v1.ImportResponse.error:type_name -> ringmod.v1.ErrorDetail
-	0,  // 28: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
-	25, // 29: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
-	32, // 30: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
-	1,  // 31: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
-	6,  // 32: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
-	10, // 33: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
-	12, // 34: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
-	14, // 35: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
-	16, // 36: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
-	19, // 37: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
-	21, // 38: ringmod.v1.AdminService.Import:input_type -> ringmod.v1.ImportRequest
-	23, // 39: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
-	2,  // 40: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
-	7,  // 41: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
-	11, // 42: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
-	13, // 43: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
-	15, // 44: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
-	17, // 45: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
-	20, // 46: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
-	22, // 47: ringmod.v1.AdminService.Import:output_type -> ringmod.v1.ImportResponse
-	24, // 48: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
-	40, // [40:49] is the sub-list for method output_type
-	31, // [31:40] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	29, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
+	29, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
+	5,  // 9: ringmod.v1.MemberReport.hosts:type_name -> ringmod.v1.HostReport
+	30, // 10: ringmod.v1.HostReport.state:type_name -> ringmod.v1.HostState
+	29, // 11: ringmod.v1.HostReport.held:type_name -> google.protobuf.Duration
+	29, // 12: ringmod.v1.HostReport.last_error_age:type_name -> google.protobuf.Duration
+	0,  // 13: ringmod.v1.ExplainRequest.module:type_name -> ringmod.v1.ModuleVersion
+	9,  // 14: ringmod.v1.ExplainResponse.objects:type_name -> ringmod.v1.Explanation
+	10, // 15: ringmod.v1.Explanation.ranks:type_name -> ringmod.v1.Rank
+	31, // 16: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
+	32, // 17: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
+	33, // 18: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
+	34, // 19: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
+	29, // 20: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
+	29, // 21: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
+	32, // 22: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
+	32, // 23: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
+	28, // 24: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
+	0,  // 25: ringmod.v1.PurgeRequest.module:type_name -> ringmod.v1.ModuleVersion
+	31, // 26: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	19, // 27: ringmod.v1.ScrubResponse.findings:type_name -> ringmod.v1.ScrubFinding
+	34, // 28: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
+	35, // 29: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
+	27, // 30: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
+	34, // 31: ringmod.v1.ImportResponse.error:type_name -> ringmod.v1.ErrorDetail
+	0,  // 32: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
+	26, // 33: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
+	34, // 34: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
+	1,  // 35: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
+	7,  // 36: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
+	11, // 37: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
+	13, // 38: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
+	15, // 39: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
+	17, // 40: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
+	20, // 41: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
+	22, // 42: ringmod.v1.AdminService.Import:input_type -> ringmod.v1.ImportRequest
+	24, // 43: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
+	2,  // 44: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
+	8,  // 45: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
+	12, // 46: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
+	14, // 47: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
+	16, // 48: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
+	18, // 49: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
+	21, // 50: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
+	23, // 51: ringmod.v1.AdminService.Import:output_type -> ringmod.v1.ImportResponse
+	25, // 52: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
+	44, // [44:53] is the sub-list for method output_type
+	35, // [35:44] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_admin_proto_init() }
@@ -2365,30 +2492,31 @@ func file_ringmod_v1_admin_proto_init() {
 	file_ringmod_v1_cache_proto_init()
 	file_ringmod_v1_cluster_proto_init()
 	file_ringmod_v1_error_proto_init()
+	file_ringmod_v1_peer_proto_init()
 	file_ringmod_v1_admin_proto_msgTypes[4].OneofWrappers = []any{}
-	file_ringmod_v1_admin_proto_msgTypes[6].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[7].OneofWrappers = []any{
 		(*ExplainRequest_Module)(nil),
 		(*ExplainRequest_Target)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[9].OneofWrappers = []any{}
-	file_ringmod_v1_admin_proto_msgTypes[14].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[10].OneofWrappers = []any{}
+	file_ringmod_v1_admin_proto_msgTypes[15].OneofWrappers = []any{
 		(*PurgeRequest_Module)(nil),
 		(*PurgeRequest_Target)(nil),
 		(*PurgeRequest_Prefix)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[24].OneofWrappers = []any{
 		(*RefreshRequest_Module)(nil),
 		(*RefreshRequest_Target)(nil),
 		(*RefreshRequest_Prefix)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[25].OneofWrappers = []any{}
+	file_ringmod_v1_admin_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_admin_proto_rawDesc), len(file_ringmod_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

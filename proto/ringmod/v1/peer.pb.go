@@ -84,6 +84,63 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+// HostState is how an upstream host does.
+type HostState int32
+
+const (
+	// The sender left it out: the same as OK.
+	HostState_HOST_STATE_UNSPECIFIED HostState = 0
+	// It may be asked.
+	HostState_HOST_STATE_OK HostState = 1
+	// It has asked to be left alone.
+	HostState_HOST_STATE_HELD HostState = 2
+	// It cannot be reached.
+	HostState_HOST_STATE_DOWN HostState = 3
+)
+
+// Enum value maps for HostState.
+var (
+	HostState_name = map[int32]string{
+		0: "HOST_STATE_UNSPECIFIED",
+		1: "HOST_STATE_OK",
+		2: "HOST_STATE_HELD",
+		3: "HOST_STATE_DOWN",
+	}
+	HostState_value = map[string]int32{
+		"HOST_STATE_UNSPECIFIED": 0,
+		"HOST_STATE_OK":          1,
+		"HOST_STATE_HELD":        2,
+		"HOST_STATE_DOWN":        3,
+	}
+)
+
+func (x HostState) Enum() *HostState {
+	p := new(HostState)
+	*p = x
+	return p
+}
+
+func (x HostState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HostState) Descriptor() protoreflect.EnumDescriptor {
+	return file_ringmod_v1_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (HostState) Type() protoreflect.EnumType {
+	return &file_ringmod_v1_peer_proto_enumTypes[1]
+}
+
+func (x HostState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HostState.Descriptor instead.
+func (HostState) EnumDescriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
 // AnnounceRequest tells of objects.
 type AnnounceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -901,12 +958,178 @@ func (x *OutdateResponse) GetFollowers() []string {
 	return nil
 }
 
+// HostHold tells how an upstream host does.
+type HostHold struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the host, with its port where it is not the usual one, at most 255
+	// bytes. Required.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// How it does. DOWN is told within a region only.
+	State HostState `protobuf:"varint,2,opt,name=state,proto3,enum=ringmod.v1.HostState" json:"state,omitempty"`
+	// How long from now it is not to be asked. 0: it may be tried.
+	Left *durationpb.Duration `protobuf:"bytes,3,opt,name=left,proto3" json:"left,omitempty"`
+	// What it said, or what was wrong. Absent: it is OK.
+	Error         *ErrorDetail `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostHold) Reset() {
+	*x = HostHold{}
+	mi := &file_ringmod_v1_peer_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostHold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostHold) ProtoMessage() {}
+
+func (x *HostHold) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_peer_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostHold.ProtoReflect.Descriptor instead.
+func (*HostHold) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *HostHold) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HostHold) GetState() HostState {
+	if x != nil {
+		return x.State
+	}
+	return HostState_HOST_STATE_UNSPECIFIED
+}
+
+func (x *HostHold) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *HostHold) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// HostsRequest tells of hosts.
+type HostsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that have changed, at most 1024. Empty: the caller only asks.
+	Holds         []*HostHold `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostsRequest) Reset() {
+	*x = HostsRequest{}
+	mi := &file_ringmod_v1_peer_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostsRequest) ProtoMessage() {}
+
+func (x *HostsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_peer_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostsRequest.ProtoReflect.Descriptor instead.
+func (*HostsRequest) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *HostsRequest) GetHolds() []*HostHold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+// HostsResponse tells of hosts.
+type HostsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that the receiver knows to be HELD or DOWN, at most 1024.
+	Holds         []*HostHold `protobuf:"bytes,1,rep,name=holds,proto3" json:"holds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostsResponse) Reset() {
+	*x = HostsResponse{}
+	mi := &file_ringmod_v1_peer_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostsResponse) ProtoMessage() {}
+
+func (x *HostsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_peer_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostsResponse.ProtoReflect.Descriptor instead.
+func (*HostsResponse) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_peer_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *HostsResponse) GetHolds() []*HostHold {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
 var File_ringmod_v1_peer_proto protoreflect.FileDescriptor
 
 const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x15ringmod/v1/peer.proto\x12\n" +
-	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\"\xa3\x01\n" +
+	"ringmod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16ringmod/v1/cache.proto\x1a\x18ringmod/v1/cluster.proto\x1a\x16ringmod/v1/error.proto\"\xa3\x01\n" +
 	"\x0fAnnounceRequest\x12(\n" +
 	"\x06copies\x18\x01 \x03(\v2\x10.ringmod.v1.CopyR\x06copies\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x12\n" +
@@ -970,20 +1193,35 @@ const file_ringmod_v1_peer_proto_rawDesc = "" +
 	"\x0eOutdateRequest\x120\n" +
 	"\x06orders\x18\x01 \x03(\v2\x18.ringmod.v1.RefreshOrderR\x06orders\"/\n" +
 	"\x0fOutdateResponse\x12\x1c\n" +
-	"\tfollowers\x18\x01 \x03(\tR\tfollowers*t\n" +
+	"\tfollowers\x18\x01 \x03(\tR\tfollowers\"\xa9\x01\n" +
+	"\bHostHold\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12+\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x15.ringmod.v1.HostStateR\x05state\x12-\n" +
+	"\x04left\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12-\n" +
+	"\x05error\x18\x04 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\":\n" +
+	"\fHostsRequest\x12*\n" +
+	"\x05holds\x18\x01 \x03(\v2\x14.ringmod.v1.HostHoldR\x05holds\";\n" +
+	"\rHostsResponse\x12*\n" +
+	"\x05holds\x18\x01 \x03(\v2\x14.ringmod.v1.HostHoldR\x05holds*t\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_HELD\x10\x01\x12\x12\n" +
 	"\x0eOUTCOME_WANTED\x10\x02\x12\x14\n" +
 	"\x10OUTCOME_DECLINED\x10\x03\x12\x14\n" +
-	"\x10OUTCOME_CONFLICT\x10\x042\xe8\x02\n" +
+	"\x10OUTCOME_CONFLICT\x10\x04*d\n" +
+	"\tHostState\x12\x1a\n" +
+	"\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rHOST_STATE_OK\x10\x01\x12\x13\n" +
+	"\x0fHOST_STATE_HELD\x10\x02\x12\x13\n" +
+	"\x0fHOST_STATE_DOWN\x10\x032\xa6\x03\n" +
 	"\vPeerService\x12E\n" +
 	"\bAnnounce\x12\x1b.ringmod.v1.AnnounceRequest\x1a\x1c.ringmod.v1.AnnounceResponse\x12B\n" +
 	"\aDigests\x12\x1a.ringmod.v1.DigestsRequest\x1a\x1b.ringmod.v1.DigestsResponse\x12;\n" +
 	"\x04Keys\x12\x17.ringmod.v1.KeysRequest\x1a\x18.ringmod.v1.KeysResponse0\x01\x12M\n" +
 	"\n" +
 	"Tombstones\x12\x1d.ringmod.v1.TombstonesRequest\x1a\x1e.ringmod.v1.TombstonesResponse0\x01\x12B\n" +
-	"\aOutdate\x12\x1a.ringmod.v1.OutdateRequest\x1a\x1b.ringmod.v1.OutdateResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
+	"\aOutdate\x12\x1a.ringmod.v1.OutdateRequest\x1a\x1b.ringmod.v1.OutdateResponse\x12<\n" +
+	"\x05Hosts\x12\x18.ringmod.v1.HostsRequest\x1a\x19.ringmod.v1.HostsResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
 
 var (
 	file_ringmod_v1_peer_proto_rawDescOnce sync.Once
@@ -997,53 +1235,65 @@ func file_ringmod_v1_peer_proto_rawDescGZIP() []byte {
 	return file_ringmod_v1_peer_proto_rawDescData
 }
 
-var file_ringmod_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ringmod_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ringmod_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_ringmod_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ringmod_v1_peer_proto_goTypes = []any{
 	(Outcome)(0),                // 0: ringmod.v1.Outcome
-	(*AnnounceRequest)(nil),     // 1: ringmod.v1.AnnounceRequest
-	(*AnnounceResponse)(nil),    // 2: ringmod.v1.AnnounceResponse
-	(*PartitionDigest)(nil),     // 3: ringmod.v1.PartitionDigest
-	(*DigestsRequest)(nil),      // 4: ringmod.v1.DigestsRequest
-	(*DigestsResponse)(nil),     // 5: ringmod.v1.DigestsResponse
-	(*KeysRequest)(nil),         // 6: ringmod.v1.KeysRequest
-	(*KeysResponse)(nil),        // 7: ringmod.v1.KeysResponse
-	(*Key)(nil),                 // 8: ringmod.v1.Key
-	(*TombstonesRequest)(nil),   // 9: ringmod.v1.TombstonesRequest
-	(*TombstonesResponse)(nil),  // 10: ringmod.v1.TombstonesResponse
-	(*OutdateRequest)(nil),      // 11: ringmod.v1.OutdateRequest
-	(*OutdateResponse)(nil),     // 12: ringmod.v1.OutdateResponse
-	(*Copy)(nil),                // 13: ringmod.v1.Copy
-	(*Tombstone)(nil),           // 14: ringmod.v1.Tombstone
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
-	(*RefreshOrder)(nil),        // 16: ringmod.v1.RefreshOrder
+	(HostState)(0),              // 1: ringmod.v1.HostState
+	(*AnnounceRequest)(nil),     // 2: ringmod.v1.AnnounceRequest
+	(*AnnounceResponse)(nil),    // 3: ringmod.v1.AnnounceResponse
+	(*PartitionDigest)(nil),     // 4: ringmod.v1.PartitionDigest
+	(*DigestsRequest)(nil),      // 5: ringmod.v1.DigestsRequest
+	(*DigestsResponse)(nil),     // 6: ringmod.v1.DigestsResponse
+	(*KeysRequest)(nil),         // 7: ringmod.v1.KeysRequest
+	(*KeysResponse)(nil),        // 8: ringmod.v1.KeysResponse
+	(*Key)(nil),                 // 9: ringmod.v1.Key
+	(*TombstonesRequest)(nil),   // 10: ringmod.v1.TombstonesRequest
+	(*TombstonesResponse)(nil),  // 11: ringmod.v1.TombstonesResponse
+	(*OutdateRequest)(nil),      // 12: ringmod.v1.OutdateRequest
+	(*OutdateResponse)(nil),     // 13: ringmod.v1.OutdateResponse
+	(*HostHold)(nil),            // 14: ringmod.v1.HostHold
+	(*HostsRequest)(nil),        // 15: ringmod.v1.HostsRequest
+	(*HostsResponse)(nil),       // 16: ringmod.v1.HostsResponse
+	(*Copy)(nil),                // 17: ringmod.v1.Copy
+	(*Tombstone)(nil),           // 18: ringmod.v1.Tombstone
+	(*durationpb.Duration)(nil), // 19: google.protobuf.Duration
+	(*RefreshOrder)(nil),        // 20: ringmod.v1.RefreshOrder
+	(*ErrorDetail)(nil),         // 21: ringmod.v1.ErrorDetail
 }
 var file_ringmod_v1_peer_proto_depIdxs = []int32{
-	13, // 0: ringmod.v1.AnnounceRequest.copies:type_name -> ringmod.v1.Copy
+	17, // 0: ringmod.v1.AnnounceRequest.copies:type_name -> ringmod.v1.Copy
 	0,  // 1: ringmod.v1.AnnounceResponse.outcomes:type_name -> ringmod.v1.Outcome
-	3,  // 2: ringmod.v1.DigestsRequest.digests:type_name -> ringmod.v1.PartitionDigest
-	3,  // 3: ringmod.v1.DigestsResponse.digests:type_name -> ringmod.v1.PartitionDigest
-	8,  // 4: ringmod.v1.KeysResponse.keys:type_name -> ringmod.v1.Key
-	13, // 5: ringmod.v1.Key.copy:type_name -> ringmod.v1.Copy
-	14, // 6: ringmod.v1.TombstonesRequest.tombstones:type_name -> ringmod.v1.Tombstone
-	14, // 7: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	15, // 8: ringmod.v1.TombstonesResponse.forgotten_age:type_name -> google.protobuf.Duration
-	16, // 9: ringmod.v1.OutdateRequest.orders:type_name -> ringmod.v1.RefreshOrder
-	1,  // 10: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
-	4,  // 11: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
-	6,  // 12: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
-	9,  // 13: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
-	11, // 14: ringmod.v1.PeerService.Outdate:input_type -> ringmod.v1.OutdateRequest
-	2,  // 15: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
-	5,  // 16: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
-	7,  // 17: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
-	10, // 18: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
-	12, // 19: ringmod.v1.PeerService.Outdate:output_type -> ringmod.v1.OutdateResponse
-	15, // [15:20] is the sub-list for method output_type
-	10, // [10:15] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	4,  // 2: ringmod.v1.DigestsRequest.digests:type_name -> ringmod.v1.PartitionDigest
+	4,  // 3: ringmod.v1.DigestsResponse.digests:type_name -> ringmod.v1.PartitionDigest
+	9,  // 4: ringmod.v1.KeysResponse.keys:type_name -> ringmod.v1.Key
+	17, // 5: ringmod.v1.Key.copy:type_name -> ringmod.v1.Copy
+	18, // 6: ringmod.v1.TombstonesRequest.tombstones:type_name -> ringmod.v1.Tombstone
+	18, // 7: ringmod.v1.TombstonesResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	19, // 8: ringmod.v1.TombstonesResponse.forgotten_age:type_name -> google.protobuf.Duration
+	20, // 9: ringmod.v1.OutdateRequest.orders:type_name -> ringmod.v1.RefreshOrder
+	1,  // 10: ringmod.v1.HostHold.state:type_name -> ringmod.v1.HostState
+	19, // 11: ringmod.v1.HostHold.left:type_name -> google.protobuf.Duration
+	21, // 12: ringmod.v1.HostHold.error:type_name -> ringmod.v1.ErrorDetail
+	14, // 13: ringmod.v1.HostsRequest.holds:type_name -> ringmod.v1.HostHold
+	14, // 14: ringmod.v1.HostsResponse.holds:type_name -> ringmod.v1.HostHold
+	2,  // 15: ringmod.v1.PeerService.Announce:input_type -> ringmod.v1.AnnounceRequest
+	5,  // 16: ringmod.v1.PeerService.Digests:input_type -> ringmod.v1.DigestsRequest
+	7,  // 17: ringmod.v1.PeerService.Keys:input_type -> ringmod.v1.KeysRequest
+	10, // 18: ringmod.v1.PeerService.Tombstones:input_type -> ringmod.v1.TombstonesRequest
+	12, // 19: ringmod.v1.PeerService.Outdate:input_type -> ringmod.v1.OutdateRequest
+	15, // 20: ringmod.v1.PeerService.Hosts:input_type -> ringmod.v1.HostsRequest
+	3,  // 21: ringmod.v1.PeerService.Announce:output_type -> ringmod.v1.AnnounceResponse
+	6,  // 22: ringmod.v1.PeerService.Digests:output_type -> ringmod.v1.DigestsResponse
+	8,  // 23: ringmod.v1.PeerService.Keys:output_type -> ringmod.v1.KeysResponse
+	11, // 24: ringmod.v1.PeerService.Tombstones:output_type -> ringmod.v1.TombstonesResponse
+	13, // 25: ringmod.v1.PeerService.Outdate:output_type -> ringmod.v1.OutdateResponse
+	16, // 26: ringmod.v1.PeerService.Hosts:output_type -> ringmod.v1.HostsResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_peer_proto_init() }
@@ -1053,13 +1303,14 @@ func file_ringmod_v1_peer_proto_init() {
 	}
 	file_ringmod_v1_cache_proto_init()
 	file_ringmod_v1_cluster_proto_init()
+	file_ringmod_v1_error_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_peer_proto_rawDesc), len(file_ringmod_v1_peer_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   12,
+			NumEnums:      2,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

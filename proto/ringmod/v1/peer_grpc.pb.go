@@ -24,6 +24,7 @@ const (
 	PeerService_Keys_FullMethodName       = "/ringmod.v1.PeerService/Keys"
 	PeerService_Tombstones_FullMethodName = "/ringmod.v1.PeerService/Tombstones"
 	PeerService_Outdate_FullMethodName    = "/ringmod.v1.PeerService/Outdate"
+	PeerService_Hosts_FullMethodName      = "/ringmod.v1.PeerService/Hosts"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -50,6 +51,9 @@ type PeerServiceClient interface {
 	// Outdate passes orders to refresh on to a node, which tells the gateways that
 	// follow it.
 	Outdate(ctx context.Context, in *OutdateRequest, opts ...grpc.CallOption) (*OutdateResponse, error)
+	// Hosts tells a node how upstream hosts do, so that no node asks one that has
+	// asked another node to be left alone, and returns what it knows itself.
+	Hosts(ctx context.Context, in *HostsRequest, opts ...grpc.CallOption) (*HostsResponse, error)
 }
 
 type peerServiceClient struct {
@@ -128,6 +132,16 @@ func (c *peerServiceClient) Outdate(ctx context.Context, in *OutdateRequest, opt
 	return out, nil
 }
 
+func (c *peerServiceClient) Hosts(ctx context.Context, in *HostsRequest, opts ...grpc.CallOption) (*HostsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HostsResponse)
+	err := c.cc.Invoke(ctx, PeerService_Hosts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -152,6 +166,9 @@ type PeerServiceServer interface {
 	// Outdate passes orders to refresh on to a node, which tells the gateways that
 	// follow it.
 	Outdate(context.Context, *OutdateRequest) (*OutdateResponse, error)
+	// Hosts tells a node how upstream hosts do, so that no node asks one that has
+	// asked another node to be left alone, and returns what it knows itself.
+	Hosts(context.Context, *HostsRequest) (*HostsResponse, error)
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -176,6 +193,9 @@ func (UnimplementedPeerServiceServer) Tombstones(*TombstonesRequest, grpc.Server
 }
 func (UnimplementedPeerServiceServer) Outdate(context.Context, *OutdateRequest) (*OutdateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Outdate not implemented")
+}
+func (UnimplementedPeerServiceServer) Hosts(context.Context, *HostsRequest) (*HostsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hosts not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -274,6 +294,24 @@ func _PeerService_Outdate_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_Hosts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HostsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServiceServer).Hosts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PeerService_Hosts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServiceServer).Hosts(ctx, req.(*HostsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -292,6 +330,10 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Outdate",
 			Handler:    _PeerService_Outdate_Handler,
+		},
+		{
+			MethodName: "Hosts",
+			Handler:    _PeerService_Hosts_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
