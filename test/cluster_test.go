@@ -38,9 +38,10 @@ func startCluster(t *testing.T, fake *upstreamtest.Server, nodes, gateways int, 
 // TestNodesDieUnderLoad kills a node and freezes another while clients read what
 // both ranks hold. No client notices, and nothing is fetched of which a copy is
 // left.
-func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // reports latencies
+func TestNodesDieUnderLoad(t *testing.T) { //nolint:paralleltest // a long one reports latencies
 	frozen, mods := 30*time.Second, 120
 	if testing.Short() {
+		t.Parallel()
 		frozen, mods = 3*time.Second, 20
 	}
 	fake := upstreamtest.New(t)

@@ -14,9 +14,10 @@ import (
 
 // TestCopiesComeBack takes the disk of a node away. When it is back with an empty one,
 // it gets its copies again by itself, from the others and not from upstream.
-func TestCopiesComeBack(t *testing.T) { //nolint:paralleltest // reports a time
+func TestCopiesComeBack(t *testing.T) { //nolint:paralleltest // a long one reports a time
 	mods := 200
 	if testing.Short() {
+		t.Parallel()
 		mods = 30
 	}
 	fake := upstreamtest.New(t)
@@ -45,9 +46,10 @@ func TestCopiesComeBack(t *testing.T) { //nolint:paralleltest // reports a time
 // TestLostForGood kills a node that does not come back. Once it is forgotten, there are
 // two copies of everything again, by themselves, without upstream, and no reader misses
 // anything.
-func TestLostForGood(t *testing.T) { //nolint:paralleltest // reports a time
+func TestLostForGood(t *testing.T) { //nolint:paralleltest // a long one reports a time
 	mods := 200
 	if testing.Short() {
+		t.Parallel()
 		mods = 30
 	}
 	fake := upstreamtest.New(t)
