@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,11 +61,12 @@ type assembly struct {
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
 
-	orders   *refresh.Orders              // to refresh
-	operator ringmodv1.AdminServiceServer // of a node
-	purges   *purge.Set
-	followed *purge.Follower                // of a gateway
-	drops    []func(func(name string) bool) // who has what was purged in memory
+	orders       *refresh.Orders              // to refresh
+	operator     ringmodv1.AdminServiceServer // of a node
+	purges       *purge.Set
+	followed     *purge.Follower                // of a gateway
+	nodesPrivate atomic.Pointer[string]         // of a gateway: what they have told
+	drops        []func(func(name string) bool) // who has what was purged in memory
 }
 
 // start opens what the process needs and builds it; nothing runs yet.
@@ -108,7 +110,7 @@ func (a *assembly) identify(log *slog.Logger) error {
 	a.log = log.With("node", a.id)
 	if !a.parts.node {
 		a.purges = purge.NewSet()
-		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Self: a.id, Refreshes: a.orders, Logger: a.log}
+		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Self: a.id, Refreshes: a.orders, Logger: a.log, OnPrivate: a.hearPrivate}
 	}
 	a.via = "1.1 ringmod-" + a.id + "-" + rand.Text()[:8]
 	if err := a.meet(); err != nil {

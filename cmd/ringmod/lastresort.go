@@ -6,6 +6,8 @@ import (
 	"io"
 	"time"
 
+	"golang.org/x/mod/module"
+
 	"github.com/ringmod/ringmod/gateway/cluster"
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -29,6 +31,8 @@ type lastResort struct {
 	specs   map[string]sumdb.Spec // of the checksum databases that are served
 	// heard tells whether a node has told what is purged, which must not be fetched here.
 	heard func() bool
+	// private tells what nodes have said is private, beside what this process was told.
+	private func() string
 }
 
 // withoutNodes returns what a gateway does when it reaches no node. A node in the
@@ -41,7 +45,17 @@ func (a *assembly) withoutNodes() cluster.Upstream {
 	for _, spec := range a.specs() {
 		specs[spec.Name] = spec
 	}
-	return lastResort{a.outside, specs, a.followed.Heard}
+	return lastResort{a.outside, specs, a.followed.Heard, a.heardPrivate}
+}
+
+// hearPrivate remembers what a node takes for private.
+func (a *assembly) hearPrivate(patterns string) { a.nodesPrivate.Store(&patterns) }
+
+func (a *assembly) heardPrivate() string {
+	if patterns := a.nodesPrivate.Load(); patterns != nil {
+		return *patterns
+	}
+	return ""
 }
 
 // Get asks upstream. Errors are *cache.Error. The caller closes the body.
@@ -68,11 +82,14 @@ func (l lastResort) Get(ctx context.Context, req cache.Request) (*cache.Object, 
 
 func (l lastResort) fetch(ctx context.Context, req cache.Request) (*upstream.Response, error) {
 	t := req.Target
-	if !t.Kind.Sumdb() && !l.heard() {
+	if t.Path != "" && !l.heard() {
 		return nil, &cache.Error{
 			Reason: cache.Busy, RetryAfter: heardPause,
-			Text: "no node can be reached, and none has told this gateway yet what operators have purged",
+			Text: "no node can be reached, and none has told this gateway yet what is private or purged",
 		}
+	}
+	if module.MatchPrefixPatterns(l.private(), t.Path) {
+		return nil, &cache.Error{Reason: cache.Busy, RetryAfter: heardPause, Text: "the module is private and no node can be reached"}
 	}
 	if !t.Kind.Sumdb() {
 		return l.outside.Fetch(ctx, t, upstream.Validators{})

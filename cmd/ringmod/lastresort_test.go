@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -18,11 +19,16 @@ func TestLastResortChecksForm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resort := lastResort{outside: client, heard: func() bool { return true }}
+	resort := lastResort{outside: client, heard: func() bool { return true }, private: func() string { return "corp.example.com" }}
 	names := []string{"/@v/list", "/@latest", "/@v/v1.0.0.info", "/@v/v1.0.0.mod"}
 	for _, name := range append(names, "/@v/v1.0.0.zip") {
 		if data, err := getLast(t, resort, "example.com/m"+name); err != nil || len(data) == 0 {
 			t.Errorf("%s: got %q, %v", name, data, err)
+		}
+	}
+	for _, name := range []string{"corp.example.com/m/@v/v1.0.0.zip", "sumdb/sum.golang.org/lookup/corp.example.com/m@v1.0.0"} {
+		if _, err := getLast(t, resort, name); cache.ReasonOf(err) != cache.Busy || strings.Contains(strings.Join(server.Requests(), " "), "corp.") {
+			t.Errorf("%s: got %v, want that it waits for a node", name, err)
 		}
 	}
 	server.Fault("", upstreamtest.Fault{Body: "please sign in to the wireless network"})

@@ -79,7 +79,7 @@ func (a *assembly) look() error {
 		a.members, a.membership = a.own, a.own.Run
 		return nil
 	}
-	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, OnTombstones: a.followed.Take, Self: a.id, Refreshes: a.orders, Logger: a.log})
+	f, err := member.NewFollower(member.FollowerConfig{Cluster: a.options.cluster, From: a.viewFrom, Credentials: a.creds.Client, OnTombstones: a.followed.Take, OnPrivate: a.hearPrivate, Self: a.id, Refreshes: a.orders, Logger: a.log})
 	if err != nil {
 		return &usageError{err}
 	}
@@ -99,7 +99,7 @@ func (a *assembly) rtt(id string) time.Duration {
 func (a *assembly) newMembership() (*member.Membership, error) {
 	cfg := member.Config{
 		Cluster: a.options.cluster, Spec: a.spec(), Transport: a.listeners.gossip, Advertise: a.advertise(), KeyFile: a.gossipKeyFile,
-		Seeds: a.join, Tombstones: a.purges, Refreshes: a.orders, Logger: a.log,
+		Seeds: a.join, Tombstones: a.purges, Refreshes: a.orders, Private: a.private, Logger: a.log,
 	}
 	addr := ""
 	if a.parts.node {

@@ -181,6 +181,7 @@ func (f *Follower) listen(ctx context.Context, conn *grpc.ClientConn, watchdog *
 		if err := f.take(&t, msg); err != nil {
 			return err
 		}
+		f.cfg.OnPrivate(msg.GetPrivate()) // before what waits for OnTombstones goes on
 		f.cfg.OnTombstones(ctx, msg.GetTombstones())
 		if _, err := f.cfg.Refreshes.Take(refresh.Decode(msg.GetRefreshes())...); err != nil {
 			f.log.WarnContext(ctx, "an order to refresh is left out", "addr", conn.Target(), "err", err)

@@ -42,6 +42,9 @@ type FollowerConfig struct {
 	// Refreshes are the orders that take in what the followed member tells of; nil means
 	// that it is told for nothing.
 	Refreshes *refresh.Orders
+	// OnPrivate is told, again and again, what is private to the followed member; nil
+	// means nobody.
+	OnPrivate func(patterns string)
 	// NewView builds views; nil means ring.NewView.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)
 	// Logger takes what an operator should know; nil means nobody.
@@ -97,6 +100,9 @@ func NewFollower(cfg FollowerConfig) (*Follower, error) {
 	}
 	if cfg.Refreshes == nil {
 		cfg.Refreshes = refresh.New()
+	}
+	if cfg.OnPrivate == nil {
+		cfg.OnPrivate = func(string) {}
 	}
 	switch {
 	case cfg.Cluster == "":

@@ -143,6 +143,8 @@ type Config struct {
 	Tombstones Tombstones
 	// Refreshes are told to who watches the view; nil means that there are none.
 	Refreshes *refresh.Orders
+	// Private are the patterns (GOPRIVATE) that who watches the view is told of.
+	Private string
 	// NewView builds views; nil means ring.NewView. A simulation builds once what many
 	// processes build alike.
 	NewView func(ring.Spec, *ring.Members) (*ring.View, error)

@@ -157,7 +157,7 @@ func (w *watch) next() *ringmodv1.WatchViewResponse {
 		}
 	}
 	w.told = now
-	return &ringmodv1.WatchViewResponse{View: v, Down: down, Tombstones: w.tombstones(), Refreshes: w.some()}
+	return &ringmodv1.WatchViewResponse{View: v, Down: down, Tombstones: w.tombstones(), Refreshes: w.some(), Private: w.m.cfg.Private}
 }
 
 // watchers are the ids of those who watch the view, and how often each does.

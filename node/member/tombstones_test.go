@@ -49,12 +49,18 @@ func TestFollowerHearsOfPurges(t *testing.T) {
 		t := w.t
 		g := newGraves()
 		g.dig(2*maxTold+5, 7)
-		p := w.startAll(1, func(cfg *Config) { cfg.Tombstones = g })[0]
+		p := w.startAll(1, func(cfg *Config) { cfg.Tombstones, cfg.Private = g, "corp.example.com" })[0]
 		ports := newPorts(t)
 		ports.member(p)
 		var mu sync.Mutex
 		told := map[string]int{}
+		private := ""
 		f := ports.follow(func(cfg *FollowerConfig) {
+			cfg.OnPrivate = func(patterns string) {
+				mu.Lock()
+				defer mu.Unlock()
+				private = patterns
+			}
 			cfg.OnTombstones = func(_ context.Context, some []*ringmodv1.Tombstone) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -72,6 +78,9 @@ func TestFollowerHearsOfPurges(t *testing.T) {
 			time.Sleep(time.Second)
 			mu.Lock()
 			defer mu.Unlock()
+			if private != "corp.example.com" {
+				t.Errorf("%q is private, want corp.example.com", private)
+			}
 			if len(told) != want {
 				t.Errorf("%d purges were heard of, want %d", len(told), want)
 			}

@@ -31,6 +31,8 @@ type Follower struct {
 	// on the same way; nil: these are told for nothing.
 	Self      string
 	Refreshes *refresh.Orders
+	// OnPrivate is told what is private to the node, before Heard; nil: nobody.
+	OnPrivate func(patterns string)
 
 	Logger *slog.Logger
 
@@ -105,6 +107,9 @@ func (f *Follower) follow(ctx context.Context, id string) error {
 			return err
 		}
 		watchdog.Reset(silence)
+		if f.OnPrivate != nil {
+			f.OnPrivate(msg.GetPrivate())
+		}
 		f.Take(ctx, msg.GetTombstones())
 		if f.Refreshes == nil {
 			continue

@@ -81,9 +81,11 @@ func TestFollow(t *testing.T) {
 		w := newWatched(t)
 		view := newWorld(t, "a", "b").view
 		told := make(chan bool, 10)
+		private := ""
 		f := &purge.Follower{
 			Set: purge.NewSet(), View: func() *ring.View { return view }, Changed: func() <-chan struct{} { return nil }, Region: "r", Nodes: w, Logger: slog.New(slog.DiscardHandler),
-			Told: func(purged func(string) bool) { told <- purged(bad) && !purged(good) },
+			OnPrivate: func(patterns string) { private = patterns },
+			Told:      func(purged func(string) bool) { told <- purged(bad) && !purged(good) },
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -92,10 +94,10 @@ func TestFollow(t *testing.T) {
 		if f.Heard() {
 			t.Error("it has heard before anybody has told")
 		}
-		w.messages <- &ringmodv1.WatchViewResponse{}
+		w.messages <- &ringmodv1.WatchViewResponse{Private: "corp.example.com"}
 		synctest.Wait()
-		if !f.Heard() {
-			t.Error("it has not heard that there is nothing")
+		if !f.Heard() || private != "corp.example.com" {
+			t.Errorf("it has not heard that nothing is purged and what is private: %q", private)
 		}
 		tombstone := &ringmodv1.Tombstone{Name: bad, Epoch: 2}
 		w.messages <- &ringmodv1.WatchViewResponse{Tombstones: []*ringmodv1.Tombstone{{}, tombstone}}

@@ -984,7 +984,10 @@ type WatchViewResponse struct {
 	// messages.
 	Tombstones []*Tombstone `protobuf:"bytes,3,rep,name=tombstones,proto3" json:"tombstones,omitempty"`
 	// Orders to refresh that the caller has not been told of, at most 256.
-	Refreshes     []*RefreshOrder `protobuf:"bytes,4,rep,name=refreshes,proto3" json:"refreshes,omitempty"`
+	Refreshes []*RefreshOrder `protobuf:"bytes,4,rep,name=refreshes,proto3" json:"refreshes,omitempty"`
+	// Patterns of modules, as in GOPRIVATE, that are private to the sender, in each
+	// message: the caller asks no upstream about them by itself. Empty: none.
+	Private       string `protobuf:"bytes,5,opt,name=private,proto3" json:"private,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1045,6 +1048,13 @@ func (x *WatchViewResponse) GetRefreshes() []*RefreshOrder {
 		return x.Refreshes
 	}
 	return nil
+}
+
+func (x *WatchViewResponse) GetPrivate() string {
+	if x != nil {
+		return x.Private
+	}
+	return ""
 }
 
 var File_ringmod_v1_cluster_proto protoreflect.FileDescriptor
@@ -1119,14 +1129,15 @@ const file_ringmod_v1_cluster_proto_rawDesc = "" +
 	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\"S\n" +
 	"\x10WatchViewRequest\x12'\n" +
 	"\x0ftombstone_epoch\x18\x01 \x01(\x04R\x0etombstoneEpoch\x12\x16\n" +
-	"\x06caller\x18\x02 \x01(\tR\x06caller\"\xbc\x01\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\"\xd6\x01\n" +
 	"\x11WatchViewResponse\x12$\n" +
 	"\x04view\x18\x01 \x01(\v2\x10.ringmod.v1.ViewR\x04view\x12\x12\n" +
 	"\x04down\x18\x02 \x03(\tR\x04down\x125\n" +
 	"\n" +
 	"tombstones\x18\x03 \x03(\v2\x15.ringmod.v1.TombstoneR\n" +
 	"tombstones\x126\n" +
-	"\trefreshes\x18\x04 \x03(\v2\x18.ringmod.v1.RefreshOrderR\trefreshes*\xab\x01\n" +
+	"\trefreshes\x18\x04 \x03(\v2\x18.ringmod.v1.RefreshOrderR\trefreshes\x12\x18\n" +
+	"\aprivate\x18\x05 \x01(\tR\aprivate*\xab\x01\n" +
 	"\vMemberState\x12\x1c\n" +
 	"\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14MEMBER_STATE_JOINING\x10\x01\x12\x17\n" +
