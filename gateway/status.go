@@ -46,9 +46,9 @@ func judge(t target.Target, err error) verdict {
 	}
 	switch e.Reason {
 	case cache.NotFound:
-		return verdict{http.StatusNotFound, absentCaching, "not found: " + who + ": " + what, 0}
+		return verdict{http.StatusNotFound, absentFor(e), "not found: " + who + ": " + what, 0}
 	case cache.Gone, cache.Purged:
-		return verdict{http.StatusGone, absentCaching, "not found: " + who + ": " + what, 0}
+		return verdict{http.StatusGone, absentFor(e), "not found: " + who + ": " + what, 0}
 	case cache.NotCached:
 		return verdict{http.StatusNotFound, "", "not found: " + who + ": " + what, 0}
 	case cache.Malformed:
@@ -72,6 +72,15 @@ func judge(t target.Target, err error) verdict {
 	default:
 		return verdict{http.StatusInternalServerError, "", who + ": internal server error of this proxy; its log says more", 0}
 	}
+}
+
+// absentFor returns how long an absence may be repeated: no longer than the cache does
+// before it asks again, or the times would add up.
+func absentFor(e *cache.Error) string {
+	if e.RetryAfter > 0 && e.RetryAfter < time.Minute {
+		return "max-age=" + strconv.Itoa(int(e.RetryAfter/time.Second))
+	}
+	return absentCaching
 }
 
 // judgeMalformed tells a name that cannot exist. 404 lets the go command go on

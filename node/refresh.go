@@ -154,6 +154,9 @@ func (n *Node) refreshUpstream(ctx context.Context, t target.Target, old store.D
 	if err := verify.Form(t, doc.Body); err != nil {
 		return err
 	}
+	if t.Kind == target.List && !resp.NotModified {
+		doc.Body = append(doc.Body, n.vanished(ctx, t.Path, old.Body, doc.Body)...)
+	}
 	n.cfg.Metrics.supplied(t.Kind, fromUpstream)
 	r.doc = n.keep(ctx, t, doc)
 	return nil
