@@ -32,6 +32,7 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	}
 	age := time.Since(doc.Fetched)
 	fresh := have && n.isFresh(t, doc)
+	failed, again := n.trouble(t)
 	switch {
 	case fresh && (age < refreshAfter || !mayFill(req.Mode) || n.sealed()):
 		return n.document(t, doc, cache.Disk, false), nil
@@ -39,10 +40,10 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 		return nil, notCached(t) // what is made from the versions here is no document
 	case !mayFill(req.Mode) || n.sealed():
 		return n.withoutUpstream(ctx, t, doc, have, nil)
-	case have && !fresh && age < staleOnError && n.isTroubled(t):
-		return n.withoutUpstream(ctx, t, doc, have, nil)
-	case fresh && n.isTroubled(t):
+	case again && fresh:
 		return n.document(t, doc, cache.Disk, false), nil
+	case again && have && age < staleOnError:
+		return n.withoutUpstream(ctx, t, doc, have, nil)
 	}
 	if err := n.absence(t); err != nil {
 		return n.withoutUpstream(ctx, t, doc, have, err)
@@ -54,7 +55,7 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 	case r == nil || fresh && req.Mode != cache.Coordinate: // meanwhile
 		return n.document(t, doc, cache.Disk, false), nil
 	}
-	if !r.within(ctx, patienceWith(have && n.isGood(doc), age, req.Mode)) {
+	if !r.within(ctx, patienceWith(have && n.isGood(doc), failed, age, req.Mode)) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -64,11 +65,14 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 }
 
 // patienceWith returns how long to wait for a refresh. A node that asks has something old
-// itself, or has nothing and waits.
-func patienceWith(have bool, age time.Duration, mode cache.Mode) time.Duration {
+// itself, or has nothing and waits. A host that is down costs the first client a moment,
+// and the next ones nothing.
+func patienceWith(have, failed bool, age time.Duration, mode cache.Mode) time.Duration {
 	switch {
 	case !have || mode == cache.Coordinate:
 		return 2 * refreshTimeout
+	case failed:
+		return 0
 	case age >= 0 && age < freshFor+staleWhile:
 		return lateFor
 	default:

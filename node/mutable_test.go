@@ -22,14 +22,19 @@ type step struct {
 	body    string // "" wants an error
 	reason  cache.Reason
 	stale   bool
-	fetched int // upstream requests so far, once all is quiet
+	fetched int           // upstream requests so far, once all is quiet
+	took    time.Duration // until what is stale is answered
 }
 
 func TestAgesOfAList(t *testing.T) {
 	t.Parallel()
 	down := func(s *scriptedUpstream) { s.fail = &cache.Error{Reason: cache.Broken, Text: "connection refused"} }
-	up := func(s *scriptedUpstream) { s.fail = nil }
+	up := func(s *scriptedUpstream) { s.fail, s.delay = nil, 0 }
 	grow := func(s *scriptedUpstream) { s.bodies[listName] = []byte("v1.0.0\nv1.1.0\n") }
+	silent := func(s *scriptedUpstream) {
+		down(s)
+		s.delay = 30 * time.Second
+	}
 	slow := func(s *scriptedUpstream) { grow(s); s.delay = 4500 * time.Millisecond }
 	gone := func(s *scriptedUpstream) { delete(s.bodies, listName) }
 	tests := []struct {
@@ -48,9 +53,18 @@ func TestAgesOfAList(t *testing.T) {
 		}},
 		{"stale when upstream takes longer than a moment", []step{
 			{body: "v1.0.0\n", fetched: 1},
-			{after: 2 * time.Minute, change: slow, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 2 * time.Minute, change: slow, body: "v1.0.0\n", stale: true, fetched: 2, took: 3 * time.Second},
 			{body: "v1.0.0\n", stale: true, fetched: 2},
 			{after: 2 * time.Second, body: "v1.0.0\nv1.1.0\n", fetched: 2},
+		}},
+		{"a host that is down costs the first client a moment and the next ones nothing", []step{
+			{body: "v1.0.0\n", fetched: 1},
+			{after: time.Hour, change: silent, body: "v1.0.0\n", stale: true, fetched: 2, took: 10 * time.Second},
+			{after: time.Second, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 10 * time.Second, body: "v1.0.0\n", stale: true, fetched: 2},
+			{after: 20 * time.Second, body: "v1.0.0\n", stale: true, fetched: 3},
+			{after: 20 * time.Second, change: up, body: "v1.0.0\n", stale: true, fetched: 3},
+			{after: 20 * time.Second, body: "v1.0.0\n", fetched: 3},
 		}},
 		{"waits for upstream when it is too old", []step{
 			{body: "v1.0.0\n", fetched: 1},
@@ -92,7 +106,11 @@ func TestAgesOfAList(t *testing.T) {
 					if s.change != nil {
 						script.set(func() { s.change(script) })
 					}
+					start := time.Now()
 					body, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, listName)})
+					if took := time.Since(start); s.stale && took != s.took {
+						t.Errorf("step %d: answered after %v, want %v", i, took, s.took)
+					}
 					synctest.Wait()
 					if s.body == "" {
 						if err == nil || cache.ReasonOf(err) != s.reason {

@@ -105,6 +105,7 @@ func TestStaleListIsNotAskedForAgainAtOnce(t *testing.T) {
 			if _, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, listName)}); err != nil || !obj.Stale {
 				t.Errorf("after %v: %+v, %v", step.after, obj, err)
 			}
+			synctest.Wait() // whoever has heard of trouble does not wait
 			if got := len(peers.requests()); got != step.asked {
 				t.Errorf("after %v: asked %d times, want %d", step.after, got, step.asked)
 			}

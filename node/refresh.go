@@ -95,19 +95,20 @@ func (n *Node) endRefresh(r *refreshing, have bool) {
 	close(r.done)
 }
 
-// isTroubled reports whether the last refresh of t failed a moment ago. It only
+// trouble reports whether the last refresh of t failed, so that nobody is to wait for
+// the next one, and whether that was a moment ago, so that there is none yet. It only
 // matters where there is something stale to answer with: trouble is not
 // remembered towards who has nothing.
-func (n *Node) isTroubled(t target.Target) bool {
+func (n *Node) trouble(t target.Target) (failed, now bool) {
+	ordered := n.cfg.Refreshes.Latest(t.Path).Given
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	until, ok := n.troubled[t.String()]
-	ordered := n.cfg.Refreshes.Latest(t.Path).Given
-	if ok && (!time.Now().Before(until) || ordered.After(until.Add(-troubledBackoff))) {
+	until, failed := n.troubled[t.String()]
+	if failed && ordered.After(until.Add(-troubledBackoff)) {
 		delete(n.troubled, t.String())
-		return false
+		failed = false
 	}
-	return ok
+	return failed, failed && time.Now().Before(until)
 }
 
 func (n *Node) runRefresh(ctx context.Context, t target.Target, old store.Document, r *refreshing) (err error) {

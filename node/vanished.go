@@ -46,7 +46,7 @@ func (n *Node) vanished(ctx context.Context, path string, old, now []byte) []byt
 		looking.Go(func() (err error) {
 			zip, err := target.ForVersion(module.Version{Path: path, Version: version}, target.Zip)
 			if err != nil {
-				return nil //nolint:nilerr // an older list may name anything
+				return nil // an older list may name anything
 			}
 			defer n.survive(ctx, zip, &err)
 			held[i] = n.isHeld(ctx, zip)
