@@ -34,10 +34,12 @@ type flight struct {
 	waiting int // under flights.mu
 }
 
+type flyFunc func(context.Context, cache.Request) (*entry, origin, error)
+
 // do returns what fly returns for req, together with others who ask for the
 // same. Who may not fill joins the fill of somebody who may, but starts none,
 // and nobody who may fill is content with what one who may not was told.
-func (fs *flights) do(ctx context.Context, req cache.Request, fly func(context.Context, cache.Request) (*entry, origin, error)) (*entry, origin, error) {
+func (fs *flights) do(ctx context.Context, req cache.Request, fly flyFunc) (*entry, origin, error) {
 	key, f, own := fs.join(ctx, req)
 	if own != nil {
 		stay := context.AfterFunc(ctx, func() { fs.leave(key, f) })
@@ -56,10 +58,24 @@ func (fs *flights) do(ctx context.Context, req cache.Request, fly func(context.C
 		fs.leave(key, f)
 		return nil, origin{}, ctx.Err()
 	}
-	if f.origin.outcome == miss {
+	switch {
+	case f.err != nil && req.Mode == cache.AllowFill && excusable(f.err):
+		return fs.afterTrouble(ctx, req, f, fly)
+	case f.origin.outcome == miss:
 		return f.entry, sources[cache.Inflight], f.err
+	default:
+		return f.entry, f.origin, f.err
 	}
-	return f.entry, f.origin, f.err
+}
+
+// afterTrouble looks once more for a copy, for somebody who joined f: one may have come
+// after f had looked, and before he asked.
+func (fs *flights) afterTrouble(ctx context.Context, req cache.Request, f *flight, fly flyFunc) (*entry, origin, error) {
+	req.Mode = cache.OnlyIfCached
+	if e, o, err := fs.do(ctx, req, fly); err == nil {
+		return e, o, nil
+	}
+	return nil, f.origin, f.err
 }
 
 // join returns the flight for req, and if it is a new one, which the caller has to

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -328,5 +329,48 @@ func TestWrongBytesAreNotKept(t *testing.T) {
 				t.Errorf("%s of %s: got %d Gets, want 2", name, object, got)
 			}
 		}
+	}
+}
+
+// Who joins a flight that ends in trouble gets a copy that came after the flight had
+// looked, and the trouble where none came.
+func TestJoinsTrouble(t *testing.T) {
+	t.Parallel()
+	for _, comes := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newFakeCache(t)
+			c.on(modName, func(_ context.Context, req cache.Request) (*cache.Object, error) {
+				switch {
+				case req.Mode == cache.AllowFill:
+					<-time.After(10 * time.Second)
+					return nil, &cache.Error{Reason: cache.Slow, Source: "upstream", Text: "does not answer"}
+				case comes:
+					return whole([]byte("content"), cache.Object{}), nil
+				default:
+					return nil, &cache.Error{Reason: cache.NotCached}
+				}
+			})
+			g := newGateway(t, gateway.Config{Cache: c})
+			status := map[string]int{}
+			var mu sync.Mutex
+			var wg sync.WaitGroup
+			for _, who := range []string{"first", "joins"} {
+				wg.Go(func() {
+					r := do(g, "GET", "/"+modName)
+					mu.Lock()
+					defer mu.Unlock()
+					status[who] = r.StatusCode
+				})
+				time.Sleep(5 * time.Second)
+			}
+			wg.Wait()
+			want := map[string]int{"first": http.StatusGatewayTimeout, "joins": http.StatusGatewayTimeout}
+			if comes {
+				want["joins"] = http.StatusOK
+			}
+			if !maps.Equal(status, want) || len(c.asked()) != 2 {
+				t.Errorf("a copy comes: %v: got %v after %d Gets, want %v after 2", comes, status, len(c.asked()), want)
+			}
+		})
 	}
 }

@@ -268,16 +268,32 @@ func (c *Cluster) direct(ctx context.Context, q question) (*cache.Object, error)
 // one.
 func (c *Cluster) zip(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	own := question{req: req, slow: true}
-	obj, err := c.spools.get(ctx, req, source{
+	obj, joined, err := c.spools.get(ctx, req, source{
 		open: func(ctx context.Context, slow bool) (*cache.Object, error) {
 			return c.direct(ctx, question{req: req, slow: slow})
 		},
 		rest: func(size int64, at position) (io.ReadCloser, error) { return c.rest(ctx, own, size, at) },
 	})
-	if obj != nil || err != nil {
-		return obj, err
+	switch {
+	case obj != nil:
+		return obj, nil
+	case err == nil:
+		return c.direct(ctx, own)
+	case joined && req.Mode == cache.AllowFill && spoken(err):
+		return c.afterTrouble(ctx, req, err)
+	default:
+		return nil, err
 	}
-	return c.direct(ctx, own)
+}
+
+// afterTrouble looks once more for a copy, for those who have joined others whom
+// trouble was told: one may have come after they had looked, and before he asked.
+func (c *Cluster) afterTrouble(ctx context.Context, req cache.Request, trouble error) (*cache.Object, error) {
+	req.Mode = cache.OnlyIfCached
+	if obj, err := c.zip(ctx, req); err == nil {
+		return obj, nil
+	}
+	return nil, trouble
 }
 
 // hold reads an object of up to limit bytes into memory. Others are as they were.

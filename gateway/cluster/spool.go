@@ -81,23 +81,23 @@ func newSpools(cfg Config) *spools {
 	}
 }
 
-// get answers req from a spool, a new one where there is none. Neither an object
-// nor an error means that there is no room.
-func (ss *spools) get(ctx context.Context, req cache.Request, src source) (*cache.Object, error) {
+// get answers req from a spool, a new one where there is none: joined tells that there
+// was one. Neither an object nor an error means that there is no room.
+func (ss *spools) get(ctx context.Context, req cache.Request, src source) (obj *cache.Object, joined bool, err error) {
 	s, joined := ss.join(ctx, req, &src)
 	if s == nil {
-		return nil, nil
+		return nil, false, nil
 	}
 	state, err := s.await(ctx, func(state spoolState) bool { return state.obj != nil })
 	if err == nil {
-		return ss.answer(ctx, s, state, joined, src), nil
+		return ss.answer(ctx, s, state, joined, src), joined, nil
 	}
 	s.abandon()
 	ss.leave(s)
 	if _, said := errors.AsType[*cache.Error](err); said {
-		return nil, err
+		return nil, joined, err
 	}
-	return nil, ctx.Err() // else it is the spool's own trouble
+	return nil, joined, ctx.Err() // else it is the spool's own trouble
 }
 
 // whole answers req from a spool that exists, once it is complete. Neither an

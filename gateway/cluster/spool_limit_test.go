@@ -160,7 +160,11 @@ func TestSpoolFails(t *testing.T) {
 				})
 			}
 			wait.Wait()
-			checkAsked(t, f, "n1 fill")
+			if at == 0 { // nobody has received anything: those who joined look for a copy, together
+				checkAsked(t, f, "n1 fill", "n1 cached")
+			} else {
+				checkAsked(t, f, "n1 fill")
+			}
 			checkSpools(t, reg, 0, 0)
 			f.change("n1", func(n *fakeNode) { n.breakAt, n.says = 0, nil })
 			checkGet(t, c, request(t, zipName), data)

@@ -324,3 +324,26 @@ func TestSmallZip(t *testing.T) {
 		})
 	}
 }
+
+// Who joins a zip that ends in trouble gets a copy that came after all were asked for
+// one.
+func TestJoinsTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newNodes(t, "eu/a/n1", "eu/a/n2", "us/a/u1")
+		ranks, data := f.ranks(zipName), pattern(100<<10)
+		f.nodes[ranks[0]].delay, f.nodes[ranks[0]].says = 2*time.Second, &cache.Error{Reason: cache.Slow, Source: "upstream"}
+		f.nodes["u1"].silent = true
+		c := newCluster(t, f, nil)
+		var wait sync.WaitGroup
+		wait.Go(func() {
+			if _, _, err := get(t, c, request(t, zipName)); !reasonIs(err, cache.Slow) {
+				t.Errorf("the first: %v, want Slow", err)
+			}
+		})
+		time.Sleep(3 * time.Second) // all have been asked, one may still answer
+		f.change(ranks[1], func(n *fakeNode) { n.holds[zipName] = data })
+		wait.Go(func() { checkGet(t, c, request(t, zipName), data) })
+		wait.Wait()
+	})
+}
