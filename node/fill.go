@@ -40,6 +40,16 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	n.logFailure(ctx, t, err)
 }
 
+// Abandon ends all fills that run, as the disk cannot be read: they may wait for it for as
+// long as it hangs. Who follows one asks another node.
+func (n *Node) Abandon() {
+	n.flights.mu.Lock()
+	defer n.flights.mu.Unlock()
+	for _, f := range n.flights.running {
+		f.end(unreadable(store.ErrDead))
+	}
+}
+
 func (n *Node) runFill(ctx context.Context, t target.Target, f *flight) (o small, err error) {
 	defer n.survive(ctx, t, &err)
 	release, err := n.turn(ctx, t.Kind, f.direct)

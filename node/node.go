@@ -317,12 +317,16 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 		if !errors.Is(err, store.ErrDead) { // which says so itself
 			n.log.ErrorContext(ctx, "reading a stored object", "key", t.String(), "err", err)
 		}
-		return nil, &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
+		return nil, unreadable(err)
 	}
 	return &cache.Object{
 		Size: obj.Size, SHA256: obj.SHA256, ModTime: obj.Stored, H1: obj.H1, Verified: obj.Verified,
 		Private: n.private(t), Source: cache.Disk, Body: obj.File,
 	}, nil
+}
+
+func unreadable(err error) error {
+	return &cache.Error{Reason: cache.Internal, Text: "the cache cannot read its disk", Err: err}
 }
 
 // flight joins the fill of req's target or starts one where that is allowed.

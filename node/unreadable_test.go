@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/node"
@@ -78,5 +80,52 @@ func TestCallerThatLeavesIsNoTroubleOfTheDisk(t *testing.T) {
 	}
 	if strings.Contains(log.String(), "ERROR") {
 		t.Errorf("got %s, want no error logged", &log)
+	}
+}
+
+// hanging is a store on a disk that hangs from the second look for an object on.
+type hanging struct {
+	*store.Mem
+
+	looks atomic.Int32
+	hangs chan struct{} // closed when somebody waits
+	well  chan struct{} // closed when the disk is well again
+}
+
+func (h *hanging) Open(ctx context.Context, name string) (*store.Object, error) {
+	if h.looks.Add(1) == 2 {
+		close(h.hangs)
+		<-h.well
+	}
+	return h.Mem.Open(ctx, name)
+}
+
+// TestFillOnADiskThatHangs has a fill that waits for the disk. Who waits for the fill, and
+// would for as long as the disk hangs, is sent to another node once the disk is found dead.
+func TestFillOnADiskThatHangs(t *testing.T) {
+	t.Parallel()
+	const name = "example.com/m/@v/v1.0.0.info"
+	disk := &hanging{Mem: store.NewMem(), hangs: make(chan struct{}), well: make(chan struct{})}
+	n := node.New(node.Config{Store: disk, Documents: disk, Upstream: newScripted(map[string]string{name: `{"Version":"v1.0.0"}`})})
+	t.Cleanup(func() { stopNode(n) })
+	t.Cleanup(func() { close(disk.well) })
+	answers := make(chan error)
+	ask := func() {
+		_, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name)})
+		answers <- err
+	}
+	go ask()
+	<-disk.hangs
+	go ask()
+	n.Abandon()
+	for range 2 {
+		select {
+		case err := <-answers:
+			if !errors.Is(err, store.ErrDead) {
+				t.Errorf("got %v, want %v", err, store.ErrDead)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatal("a caller waits for a disk that hangs")
+		}
 	}
 }

@@ -35,6 +35,7 @@ func (a *assembly) watchDisk(d disk, catchUp func()) task {
 			}
 			is := healthpb.HealthCheckResponse_SERVING
 			if dead {
+				a.node.Abandon()
 				is = healthpb.HealthCheckResponse_NOT_SERVING
 			}
 			a.health.SetServingStatus("", is)
