@@ -44,10 +44,14 @@ func (n *Node) copyOf(t target.Target) (*ringmodv1.Copy, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ringmodv1.Copy{
+	c := &ringmodv1.Copy{
 		Target: t.String(), Size: uint64(entry.Size), Sha256: entry.SHA256[:], H1: entry.H1,
 		Verified: entry.Verified, Private: n.private(t), StoredAge: durationpb.New(ageOf(entry.Stored)),
-	}, nil
+	}
+	if last, recent := n.cfg.Used(t.String()); !last.IsZero() {
+		c.UsedAge, c.Uses = durationpb.New(ageOf(last)), recent
+	}
+	return c, nil
 }
 
 // documentCopy describes a mutable answer.

@@ -136,11 +136,14 @@ type Config struct {
 	Hot       Area         // for what others own and many ask for; nil = there is none
 	Writes    *WriteBehind // shared with the databases; nil = one of its own
 	Verifier  *verify.Verifier
-	Private   string       // GOPRIVATE patterns
-	Fills     int          // concurrent fills; 0 = DefaultFills
-	Spool     int64        // bytes of memory for zips that the disk does not take; 0 = DefaultSpool
-	Metrics   *Metrics     // nil = not measured
-	Logger    *slog.Logger // nil = silent
+	// Used tells when a version was asked for last, and about how often lately, as
+	// store.Disk does. nil = not known.
+	Used    func(name string) (last time.Time, recent float64)
+	Private string       // GOPRIVATE patterns
+	Fills   int          // concurrent fills; 0 = DefaultFills
+	Spool   int64        // bytes of memory for zips that the disk does not take; 0 = DefaultSpool
+	Metrics *Metrics     // nil = not measured
+	Logger  *slog.Logger // nil = silent
 }
 
 // Node answers requests. Its methods may be called concurrently.
@@ -184,6 +187,9 @@ func New(cfg Config) *Node {
 	}
 	if cfg.Refreshes == nil {
 		cfg.Refreshes = refresh.New()
+	}
+	if cfg.Used == nil {
+		cfg.Used = func(string) (time.Time, float64) { return time.Time{}, 0 }
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

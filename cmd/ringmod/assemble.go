@@ -25,6 +25,7 @@ import (
 	"github.com/ringmod/ringmod/node"
 	"github.com/ringmod/ringmod/node/admin"
 	"github.com/ringmod/ringmod/node/antientropy"
+	"github.com/ringmod/ringmod/node/audit"
 	"github.com/ringmod/ringmod/node/copies"
 	"github.com/ringmod/ringmod/node/hot"
 	"github.com/ringmod/ringmod/node/life"
@@ -60,6 +61,7 @@ type assembly struct {
 	outside *upstream.Client
 	dbs     []*sumdb.DB
 	scrub   *scrub.Scrubber
+	audit   *audit.Auditor
 
 	orders       *refresh.Orders              // to refresh
 	operator     ringmodv1.AdminServiceServer // of a node
@@ -161,10 +163,11 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	}
 	a.node = node.New(node.Config{
 		Store: copied.Store(), Documents: copied.Documents(), Upstream: a.outside, Peers: others, Databases: a.dbs, Writes: writes, Verifier: verifier,
-		Copier: copier, Hot: disk.Hot(), Purges: purges{a.purges, purger}, Refreshes: a.orders, Private: a.private, Metrics: a.metrics, Logger: a.log,
+		Copier: copier, Hot: disk.Hot(), Used: disk.Used, Purges: purges{a.purges, purger}, Refreshes: a.orders, Private: a.private, Metrics: a.metrics, Logger: a.log,
 	})
 	copied.Use(a.node)
 	a.scrubber(disk, others, copied)
+	a.auditor(disk, others)
 	a.drops = append(a.drops, a.node.Drop)
 	node.RegisterDisk(a.reg, disk.Usage)
 	a.tasks = append(a.tasks, a.watchDisk(disk, compared.Wake))
@@ -264,6 +267,15 @@ func (a *assembly) scrubber(disk *store.Disk, others *peer.Peers, copied *copies
 	a.tasks = append(a.tasks, a.scrub.Run)
 }
 
+// auditor sees whether upstream still says of versions what it said when they came.
+func (a *assembly) auditor(disk *store.Disk, others *peer.Peers) {
+	a.audit = audit.New(audit.Config{Disk: disk, Upstream: a.outside, Metrics: a.reg, Logger: a.log, Mine: func(t target.Target) bool {
+		first := others.Coordinators(t)
+		return len(first) > 0 && first[0].Self
+	}})
+	a.tasks = append(a.tasks, a.audit.Run)
+}
+
 // services builds the gRPC server with what a node offers.
 func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer, purger *purge.Keeper) {
 	streams := &admin.Streams{}
@@ -281,7 +293,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 	node.RegisterPeer(a.grpc, node.PeerParts{Announcer: copied, Comparer: compared, Purger: purger, Outdater: refreshes, Visitor: a.visitor})
 	member.Register(a.grpc, a.own)
 	a.operator = admin.Register(a.grpc, admin.Config{
-		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Purger: purger, Filler: a.node, Refreshes: refreshes, Ending: a.ending, Logger: a.log,
+		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Auditor: a.audit, Purger: purger, Filler: a.node, Refreshes: refreshes, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
 			Compared: compared, Moved: a.life.Moved, Hosts: a.hosts,

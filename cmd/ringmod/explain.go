@@ -91,6 +91,9 @@ func printExplain(out io.Writer, subject string, r *ringmodv1.ExplainResponse) {
 		}
 		fmt.Fprintf(out, "%s: %s.\n", which, text)
 	}
+	for _, line := range advised(subject, r) {
+		fmt.Fprintf(out, "%s.\n", line)
+	}
 	for _, x := range r.GetObjects() {
 		printObject(out, x)
 	}

@@ -10,6 +10,7 @@
 //	ringmod forget     take out a node that is lost
 //	ringmod explain    tell where a module belongs and who holds it
 //	ringmod scrub      check what nodes hold, and repair it
+//	ringmod audit      list what upstream has moved or removed
 //	ringmod purge      remove a module from all nodes and keep it removed
 //	ringmod certs      make certificates for the members of a cluster
 //	ringmod version    print the version
@@ -85,7 +86,7 @@ func rootCommand() *cobra.Command {
 		return usagef("%w; see '%s --help'", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), scrubCommand(), purgeCommand(), refreshCommand(), warmCommand(), exportCommand(), importCommand(),
+		serveCommand(), nodeCommand(), gatewayCommand(), devCommand(), statusCommand(), explainCommand(), drainCommand(), forgetCommand(), scrubCommand(), auditCommand(), purgeCommand(), refreshCommand(), warmCommand(), exportCommand(), importCommand(),
 		certsCommand(), versionCommand(),
 	)
 	return root

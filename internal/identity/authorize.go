@@ -45,6 +45,7 @@ var callers = map[string][]Role{
 	ringmodv1.AdminService_SetState_FullMethodName: operators,
 	ringmodv1.AdminService_Purge_FullMethodName:    operators,
 	ringmodv1.AdminService_Scrub_FullMethodName:    {Node, Operator}, // nodes pass it on
+	ringmodv1.AdminService_Audit_FullMethodName:    {Node, Operator}, // nodes pass it on
 	ringmodv1.AdminService_Import_FullMethodName:   operators,
 	ringmodv1.AdminService_SetSpec_FullMethodName:  operators,
 	ringmodv1.AdminService_Refresh_FullMethodName:  {Gateway, Node, Operator}, // gateways are told of pushes

@@ -77,6 +77,7 @@ func TestRights(t *testing.T) {
 		{"/ringmod.v1.AdminService/Drain", "node operator"},
 		{"/ringmod.v1.AdminService/Purge", "operator"},
 		{"/ringmod.v1.AdminService/Scrub", "node operator"},
+		{"/ringmod.v1.AdminService/Audit", "node operator"},
 		{"/grpc.health.v1.Health/Check", "node gateway operator"},
 		{"/ringmod.v1.CacheService/Unknown", ""},
 	} {

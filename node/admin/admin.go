@@ -14,7 +14,8 @@
 // Drain and SetState change who is in. Drain is passed on to the node in question,
 // which leaves by itself: who looks on may go and come back. Scrub has the named nodes
 // check what they hold, each on its own, for as long as its caller looks on; a node that
-// cannot says why, and the others go on. Purge is passed on to Config.Purger. Import has
+// cannot says why, and the others go on. Audit does the same with what upstream says of
+// these versions, or tells what is known of that. Purge is passed on to Config.Purger. Import has
 // this node fetch files from what its caller sends, verified as ever. Refresh gives an
 // order (internal/refresh), tells all nodes of it, and has upstream asked for what its
 // caller wants to see.
@@ -93,6 +94,7 @@ type Config struct {
 	Holder     Holder          // nil = a gateway, which holds nothing
 	Leaver     Leaver          // nil = a gateway, which need not hand anything over
 	Scrubber   Scrubber        // nil = a gateway
+	Auditor    Auditor         // nil = a gateway
 	Purger     Purger          // nil = nothing can be purged
 	Filler     Filler          // nil = a gateway, into which nothing can be imported
 	Refreshes  *Refreshes      // nil = nothing can be refreshed

@@ -25,6 +25,7 @@ func (s *service) Explain(ctx context.Context, req *ringmodv1.ExplainRequest) (_
 		return nil, status.Error(codes.FailedPrecondition, "this member knows no cluster yet: it has met no other member")
 	}
 	up := s.ups(s.cfg.Membership.Members())
+	about := s.learn(ctx, v, req.GetModule())
 	held := s.holdings(ctx, v, targets)
 	resp := &ringmodv1.ExplainResponse{ViewDigest: v.Digest(), ViewSeq: v.Seq()}
 	for i, t := range targets {
@@ -39,6 +40,7 @@ func (s *service) Explain(ctx context.Context, req *ringmodv1.ExplainRequest) (_
 		}
 		resp.Objects = append(resp.Objects, x)
 	}
+	resp.Findings, resp.Advice = about()
 	return resp, nil
 }
 

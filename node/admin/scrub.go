@@ -9,14 +9,12 @@ import (
 	"slices"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node/scrub"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
-	"github.com/ringmod/ringmod/ring"
 )
 
 // Scrubber checks what this node holds; *scrub.Scrubber is one.
@@ -41,14 +39,7 @@ func (s *service) Scrub(req *ringmodv1.ScrubRequest, stream grpc.ServerStreaming
 		defer mu.Unlock()
 		return stream.Send(r)
 	}
-	group, running := errgroup.WithContext(ctx)
-	for _, id := range ids {
-		group.Go(func() (err error) {
-			defer s.survive(running, id, &err)
-			return s.scrubOne(running, id, req, send)
-		})
-	}
-	return group.Wait()
+	return s.each(ctx, ids, func(ctx context.Context, id string) error { return s.scrubOne(ctx, id, req, send) })
 }
 
 // untilEnding returns a context that ends with this member, too.
@@ -72,13 +63,7 @@ func (s *service) toScrub(req *ringmodv1.ScrubRequest) ([]string, error) {
 		}
 		return req.GetNodeIds(), nil
 	}
-	nodes := make(map[string]bool) // and whether they are up
-	up := s.ups(s.cfg.Membership.Members())
-	for _, m := range s.cfg.Membership.Snapshot().GetMembers() {
-		if m.GetRole() == ringmodv1.Role_ROLE_NODE && !ring.State(m.GetState()).IsTombstone() {
-			nodes[m.GetId()] = up(m.GetId())
-		}
-	}
+	nodes := s.nodes()
 	var ids []string
 	for _, id := range req.GetNodeIds() {
 		if _, known := nodes[id]; !known {

@@ -32,20 +32,25 @@ type Backlog struct {
 // Unchecked returns what was not checked since before, at most most objects of it by
 // name. It reads the whole index, in pages.
 func (d *Disk) Unchecked(ctx context.Context, before time.Time, most int) (Backlog, error) {
+	return d.backlog(ctx, bucketChecks, before, most, func(string) bool { return true })
+}
+
+// backlog returns what is wanted of that and was not in a bucket of times since before.
+func (d *Disk) backlog(ctx context.Context, bucket string, before time.Time, most int, wanted func(name string) bool) (Backlog, error) {
 	var b Backlog
 	for from := []byte{}; from != nil; {
 		if ctx.Err() != nil {
 			return Backlog{}, context.Cause(ctx)
 		}
-		page, orphans, next, err := d.checkedPage(from)
+		page, orphans, next, err := d.checkedPage(bucket, from)
 		if err == nil {
 			err = d.index.submit(orphans...)
 		}
 		if err != nil {
-			return Backlog{}, fmt.Errorf("reading when objects were checked: %w", err)
+			return Backlog{}, fmt.Errorf("reading the times of %s: %w", bucket, err)
 		}
 		for _, s := range page {
-			if s.Checked.Before(before) {
+			if s.Checked.Before(before) && wanted(s.Name) {
 				b.Objects, b.Bytes = b.Objects+1, b.Bytes+s.Size
 				b.Oldest = append(b.Oldest, s)
 			}
@@ -66,10 +71,10 @@ func oldest(all []Stale, most int) []Stale {
 
 // checkedPage returns objects from a name on, the name to go on from, nil at the end, and
 // the removal of what is known of objects that are gone.
-func (d *Disk) checkedPage(from []byte) (page []Stale, orphans []*indexWrite, next []byte, err error) {
+func (d *Disk) checkedPage(bucket string, from []byte) (page []Stale, orphans []*indexWrite, next []byte, err error) {
 	err = d.index.view(func(f *indexFile, tx *bolt.Tx) error {
 		page, orphans, next = nil, nil, nil
-		objects, checks := tx.Bucket([]byte(bucketObjects)), tx.Bucket([]byte(bucketChecks))
+		objects, checks := tx.Bucket([]byte(bucketObjects)), tx.Bucket([]byte(bucket))
 		if objects == nil || checks == nil {
 			return &brokenError{errTree}
 		}
@@ -78,7 +83,7 @@ func (d *Disk) checkedPage(from []byte) (page []Stale, orphans []*indexWrite, ne
 		}
 		var entries []Entry
 		entries, next = readEntries(objects.Cursor(), from, "", versionPage)
-		at := checkTimes(checks.Cursor(), from, next)
+		at := checkTimes(bucket, checks.Cursor(), from, next)
 		for _, e := range entries {
 			s := Stale{Entry: e, Checked: e.Stored}
 			if t, ok := at[e.Name]; ok && t.After(s.Checked) {
@@ -88,7 +93,7 @@ func (d *Disk) checkedPage(from []byte) (page []Stale, orphans []*indexWrite, ne
 			page = append(page, s)
 		}
 		for name := range at {
-			orphans = append(orphans, &indexWrite{bucket: bucketChecks, name: name})
+			orphans = append(orphans, &indexWrite{bucket: bucket, name: name})
 		}
 		return nil
 	})
@@ -96,12 +101,12 @@ func (d *Disk) checkedPage(from []byte) (page []Stale, orphans []*indexWrite, ne
 }
 
 // checkTimes reads the times of the names from one to another, nil being the end.
-func checkTimes(c *bolt.Cursor, from, to []byte) map[string]time.Time {
+func checkTimes(bucket string, c *bolt.Cursor, from, to []byte) map[string]time.Time {
 	at := make(map[string]time.Time)
 	for k, v := c.Seek(from); k != nil && (to == nil || bytes.Compare(k, to) < 0); k, v = c.Next() {
 		name := string(k)
 		at[name] = time.Time{}
-		if payload, err := unseal(bucketChecks, name, v); err == nil {
+		if payload, err := unseal(bucket, name, v); err == nil {
 			seconds, _ := binary.Varint(payload)
 			at[name] = time.Unix(seconds, 0)
 		}
@@ -111,14 +116,16 @@ func checkTimes(c *bolt.Cursor, from, to []byte) map[string]time.Time {
 
 // Checked keeps that Check has found these objects good at a time. A disk that takes
 // nothing forgets it.
-func (d *Disk) Checked(at time.Time, names ...string) error {
+func (d *Disk) Checked(at time.Time, names ...string) error { return d.mark(bucketChecks, at, names) }
+
+func (d *Disk) mark(bucket string, at time.Time, names []string) error {
 	if d.ReadOnly() != nil {
 		return nil //nolint:nilerr // as said above
 	}
 	value := binary.AppendVarint(nil, at.Unix())
 	writes := make([]*indexWrite, len(names))
 	for i, name := range names {
-		writes[i] = &indexWrite{bucket: bucketChecks, name: name, value: seal(bucketChecks, name, bytes.Clone(value))}
+		writes[i] = &indexWrite{bucket: bucket, name: name, value: seal(bucket, name, bytes.Clone(value))}
 	}
 	return d.trouble(d.index.submit(writes...))
 }

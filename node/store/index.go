@@ -23,6 +23,8 @@ const (
 	bucketKeys      = "keys"
 	bucketChecks    = "checks" // when objects were compared in full
 	bucketLost      = "lost"   // objects whose copy was bad
+	bucketAudits    = "audits" // when upstream was asked whether it still has them
+	bucketFindings  = "findings"
 	bucketState     = "state"
 	keyComplete     = "complete"
 )

@@ -161,7 +161,7 @@ func (f *indexFile) measure() {
 // prepare makes what is missing, and checks that walks over the buckets end.
 func (f *indexFile) prepare() error {
 	missing, counted := false, false
-	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketKeys, bucketChecks, bucketLost, bucketState}
+	buckets := []string{bucketObjects, bucketDocuments, bucketUses, bucketKeys, bucketChecks, bucketLost, bucketAudits, bucketFindings, bucketState}
 	err := f.bolt.View(func(tx *bolt.Tx) error {
 		for _, name := range buckets {
 			b := tx.Bucket([]byte(name))

@@ -58,9 +58,16 @@ func (d *Disk) Lost(name string) (l Loss, err error) {
 // Losses returns, in the order of their names, the objects that Lost knows among the next
 // most from a name on, and the name to go on from, "" at the end.
 func (d *Disk) Losses(from string, most int) (all []Loss, next string, err error) {
+	all, next, err = pageOf(d, bucketLost, from, most, decodeLoss)
+	return slices.DeleteFunc(all, func(l Loss) bool { return d.purged(l.Name) }), next, err
+}
+
+// pageOf returns what can be read of the next most values of a bucket from a name on, and
+// the name to go on from, "" at the end.
+func pageOf[T any](d *Disk, bucket, from string, most int, decode func(name string, payload []byte) (T, error)) (all []T, next string, err error) {
 	err = d.index.view(func(f *indexFile, tx *bolt.Tx) error {
 		all, next = nil, ""
-		b := tx.Bucket([]byte(bucketLost))
+		b := tx.Bucket([]byte(bucket))
 		if b == nil {
 			return &brokenError{errTree}
 		}
@@ -71,18 +78,18 @@ func (d *Disk) Losses(from string, most int) (all []Loss, next string, err error
 		k, v := c.Seek([]byte(from))
 		for n := 0; k != nil && n < most; k, v = c.Next() {
 			n++
-			payload, err := unseal(bucketLost, string(k), v)
+			payload, err := unseal(bucket, string(k), v)
 			if err != nil {
 				continue
 			}
-			if l, err := decodeLoss(string(k), payload); err == nil {
-				all = append(all, l)
+			if each, err := decode(string(k), payload); err == nil {
+				all = append(all, each)
 			}
 		}
 		next = string(k)
 		return nil
 	})
-	return slices.DeleteFunc(all, func(l Loss) bool { return d.purged(l.Name) }), next, err
+	return all, next, err
 }
 
 // LossNews receives a value after something was lost.

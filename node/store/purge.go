@@ -112,7 +112,7 @@ func (p *purging) files(ctx context.Context, path string) error {
 
 // index removes entries without files, and documents.
 func (p *purging) index(ctx context.Context, prefix string) error {
-	for _, bucket := range []string{bucketObjects, bucketDocuments, bucketLost} {
+	for _, bucket := range []string{bucketObjects, bucketDocuments, bucketLost, bucketFindings} {
 		for from := []byte(prefix); from != nil; {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -143,7 +143,8 @@ func (p *purging) remove(ctx context.Context, names []string) error {
 			return err
 		}
 		writes = append(writes, &indexWrite{bucket: bucketObjects, name: name}, &indexWrite{bucket: bucketDocuments, name: name},
-			&indexWrite{bucket: bucketUses, name: versionOf(name)}, &indexWrite{bucket: bucketLost, name: name})
+			&indexWrite{bucket: bucketUses, name: versionOf(name)}, &indexWrite{bucket: bucketLost, name: name},
+			&indexWrite{bucket: bucketFindings, name: name})
 	}
 	for dir := range dirs {
 		if err := syncDir(dir); err != nil && !absent(err) {

@@ -30,30 +30,70 @@ func (c *Client) Fetch(ctx context.Context, t target.Target, v Validators) (*Res
 	if c.Offline() {
 		return nil, isOff()
 	}
+	resp, vcs, best := c.walk(ctx, t, v)
+	switch {
+	case vcs:
+		return c.fromVCS(ctx, best, t)
+	case best != nil:
+		return nil, best
+	default:
+		return resp, nil
+	}
+}
+
+// FetchListed is Fetch for who asks version control itself: vcs says that it has the last
+// word, err what the entries before it have said, nil where none was asked. It asks no
+// version control.
+func (c *Client) FetchListed(ctx context.Context, t target.Target) (resp *Response, vcs bool, err error) {
+	if c.Offline() {
+		return nil, false, isOff()
+	}
+	resp, vcs, best := c.walk(ctx, t, Validators{})
+	if best != nil {
+		err = best
+	}
+	return resp, vcs, err
+}
+
+// Refs asks version control what the tags of the repository at url point to, as
+// *direct.Direct does.
+func (c *Client) Refs(ctx context.Context, path, url string) (map[string]string, error) {
+	vcs, ok := c.direct.(interface {
+		Refs(ctx context.Context, path, url string) (map[string]string, error)
+	})
+	switch {
+	case c.Offline():
+		return nil, isOff()
+	case !ok:
+		return nil, &cache.Error{Reason: cache.Broken, Source: "direct", Text: "version control cannot be asked for its tags here"}
+	default:
+		return vcs.Refs(ctx, path, url)
+	}
+}
+
+// walk asks the entries until one answers, or vcs is to be asked. Without an answer best is
+// what they have said.
+func (c *Client) walk(ctx context.Context, t target.Target, v Validators) (resp *Response, vcs bool, best *cache.Error) {
 	private := module.MatchPrefixPatterns(c.private, t.Path)
-	var best *cache.Error
 	for _, e := range c.entries {
 		if e.kind == offEntry {
-			return nil, orElse(best, isOff())
+			return nil, false, orElse(best, isOff())
 		}
 		if e.kind == directEntry {
-			return c.fromVCS(ctx, best, t)
+			return nil, true, best
 		}
 		if private && e.kind == proxyEntry {
 			continue
 		}
 		resp, err := c.ask(ctx, e, t, c.usable(v))
 		if err == nil {
-			return resp, nil
+			return resp, false, nil
 		}
 		if best = worse(best, err); !e.onError && !err.Reason.Absent() || ctx.Err() != nil {
-			return nil, best
+			return nil, false, best
 		}
 	}
-	if private {
-		return c.fromVCS(ctx, best, t) // GOPRIVATE implies direct
-	}
-	return nil, best
+	return nil, private, best // GOPRIVATE implies direct
 }
 
 func (c *Client) ask(ctx context.Context, e entry, t target.Target, v Validators) (*Response, *cache.Error) {

@@ -326,9 +326,11 @@ type MemberReport struct {
 	DiskReadOnly bool `protobuf:"varint,18,opt,name=disk_read_only,json=diskReadOnly,proto3" json:"disk_read_only,omitempty"`
 	// The upstream hosts that it has asked, at most 64: those in trouble first, then
 	// those asked most.
-	Hosts         []*HostReport `protobuf:"bytes,19,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Hosts []*HostReport `protobuf:"bytes,19,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// The checksum databases that it serves, in the order of its configuration.
+	ChecksumDatabases []*ChecksumDatabase `protobuf:"bytes,20,rep,name=checksum_databases,json=checksumDatabases,proto3" json:"checksum_databases,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *MemberReport) Reset() {
@@ -494,6 +496,13 @@ func (x *MemberReport) GetHosts() []*HostReport {
 	return nil
 }
 
+func (x *MemberReport) GetChecksumDatabases() []*ChecksumDatabase {
+	if x != nil {
+		return x.ChecksumDatabases
+	}
+	return nil
+}
+
 // HostReport is what a member has seen of an upstream host.
 type HostReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -594,6 +603,90 @@ func (x *HostReport) GetLastErrorAge() *durationpb.Duration {
 	return nil
 }
 
+// ChecksumDatabase is what a node knows of a checksum database.
+type ChecksumDatabase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Records in the tree of the newest head known. 0: none is.
+	Records uint64 `protobuf:"varint,2,opt,name=records,proto3" json:"records,omitempty"`
+	// What answers were refused for within a day: "forked", "altered"; or "older" as
+	// long as heads are. Empty: nothing.
+	Trouble string `protobuf:"bytes,3,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// The same in words for an operator, one line.
+	Text string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	// Time since the last of them; of older heads, since the first. Absent: there is
+	// no trouble.
+	TroubleAge    *durationpb.Duration `protobuf:"bytes,5,opt,name=trouble_age,json=troubleAge,proto3" json:"trouble_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChecksumDatabase) Reset() {
+	*x = ChecksumDatabase{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChecksumDatabase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChecksumDatabase) ProtoMessage() {}
+
+func (x *ChecksumDatabase) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChecksumDatabase.ProtoReflect.Descriptor instead.
+func (*ChecksumDatabase) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ChecksumDatabase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ChecksumDatabase) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *ChecksumDatabase) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *ChecksumDatabase) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ChecksumDatabase) GetTroubleAge() *durationpb.Duration {
+	if x != nil {
+		return x.TroubleAge
+	}
+	return nil
+}
+
 // RegionStatus sums up a region.
 type RegionStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -614,7 +707,7 @@ type RegionStatus struct {
 
 func (x *RegionStatus) Reset() {
 	*x = RegionStatus{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +719,7 @@ func (x *RegionStatus) String() string {
 func (*RegionStatus) ProtoMessage() {}
 
 func (x *RegionStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[6]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +732,7 @@ func (x *RegionStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionStatus.ProtoReflect.Descriptor instead.
 func (*RegionStatus) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RegionStatus) GetRegion() string {
@@ -693,7 +786,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +798,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[7]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +811,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExplainRequest) GetSubject() isExplainRequest_Subject {
@@ -773,14 +866,20 @@ type ExplainResponse struct {
 	// Digest of the sender's view. Meaningless while view_seq is 0.
 	ViewDigest uint64 `protobuf:"fixed64,2,opt,name=view_digest,json=viewDigest,proto3" json:"view_digest,omitempty"`
 	// Highest epoch in the sender's view. 0: the sender has no view yet.
-	ViewSeq       uint64 `protobuf:"varint,3,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	ViewSeq uint64 `protobuf:"varint,3,opt,name=view_seq,json=viewSeq,proto3" json:"view_seq,omitempty"`
+	// What upstream says otherwise now of the version, or of the versions of the
+	// module, at most 100.
+	Findings []*AuditFinding `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What the module's author says of its versions. Absent: one object was asked for
+	// by its target.
+	Advice        *Advice `protobuf:"bytes,5,opt,name=advice,proto3" json:"advice,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +891,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[8]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +904,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExplainResponse) GetObjects() []*Explanation {
@@ -829,6 +928,158 @@ func (x *ExplainResponse) GetViewSeq() uint64 {
 	return 0
 }
 
+func (x *ExplainResponse) GetFindings() []*AuditFinding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetAdvice() *Advice {
+	if x != nil {
+		return x.Advice
+	}
+	return nil
+}
+
+// Advice is what the author of a module says in the go.mod of its latest version.
+type Advice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That version. Empty: no node holds a list of the versions.
+	Latest string `protobuf:"bytes,1,opt,name=latest,proto3" json:"latest,omitempty"`
+	// Its go.mod has been read. False: no node that answered holds it, or it cannot be
+	// parsed.
+	Known bool `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`
+	// Why the module should not be used any more, one line. Empty: nothing says so.
+	Deprecated string `protobuf:"bytes,3,opt,name=deprecated,proto3" json:"deprecated,omitempty"`
+	// The retractions, at most 100; of a version, those that concern it.
+	Retractions   []*Retraction `protobuf:"bytes,4,rep,name=retractions,proto3" json:"retractions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Advice) Reset() {
+	*x = Advice{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Advice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Advice) ProtoMessage() {}
+
+func (x *Advice) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Advice.ProtoReflect.Descriptor instead.
+func (*Advice) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Advice) GetLatest() string {
+	if x != nil {
+		return x.Latest
+	}
+	return ""
+}
+
+func (x *Advice) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Advice) GetDeprecated() string {
+	if x != nil {
+		return x.Deprecated
+	}
+	return ""
+}
+
+func (x *Advice) GetRetractions() []*Retraction {
+	if x != nil {
+		return x.Retractions
+	}
+	return nil
+}
+
+// Retraction are versions that their author has taken back.
+type Retraction struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first of them.
+	Low string `protobuf:"bytes,1,opt,name=low,proto3" json:"low,omitempty"`
+	// The last of them; the same as low for a single one.
+	High string `protobuf:"bytes,2,opt,name=high,proto3" json:"high,omitempty"`
+	// Why, one line. Empty: nothing was said.
+	Rationale     string `protobuf:"bytes,3,opt,name=rationale,proto3" json:"rationale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retraction) Reset() {
+	*x = Retraction{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retraction) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retraction) ProtoMessage() {}
+
+func (x *Retraction) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retraction.ProtoReflect.Descriptor instead.
+func (*Retraction) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Retraction) GetLow() string {
+	if x != nil {
+		return x.Low
+	}
+	return ""
+}
+
+func (x *Retraction) GetHigh() string {
+	if x != nil {
+		return x.High
+	}
+	return ""
+}
+
+func (x *Retraction) GetRationale() string {
+	if x != nil {
+		return x.Rationale
+	}
+	return ""
+}
+
 // Explanation tells where one object belongs and who holds it.
 type Explanation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -850,7 +1101,7 @@ type Explanation struct {
 
 func (x *Explanation) Reset() {
 	*x = Explanation{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +1113,7 @@ func (x *Explanation) String() string {
 func (*Explanation) ProtoMessage() {}
 
 func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[9]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1126,7 @@ func (x *Explanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
 func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Explanation) GetTarget() string {
@@ -941,7 +1192,7 @@ type Rank struct {
 
 func (x *Rank) Reset() {
 	*x = Rank{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1204,7 @@ func (x *Rank) String() string {
 func (*Rank) ProtoMessage() {}
 
 func (x *Rank) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[10]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1217,7 @@ func (x *Rank) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rank.ProtoReflect.Descriptor instead.
 func (*Rank) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rank) GetRegion() string {
@@ -1046,7 +1297,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1309,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[11]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1322,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DrainRequest) GetNodeId() string {
@@ -1107,7 +1358,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1370,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[12]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1383,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainResponse) GetState() MemberState {
@@ -1185,7 +1436,7 @@ type SetStateRequest struct {
 
 func (x *SetStateRequest) Reset() {
 	*x = SetStateRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1448,7 @@ func (x *SetStateRequest) String() string {
 func (*SetStateRequest) ProtoMessage() {}
 
 func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[13]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1461,7 @@ func (x *SetStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateRequest.ProtoReflect.Descriptor instead.
 func (*SetStateRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetStateRequest) GetMemberId() string {
@@ -1245,7 +1496,7 @@ type SetStateResponse struct {
 
 func (x *SetStateResponse) Reset() {
 	*x = SetStateResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1508,7 @@ func (x *SetStateResponse) String() string {
 func (*SetStateResponse) ProtoMessage() {}
 
 func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[14]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1521,7 @@ func (x *SetStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetStateResponse.ProtoReflect.Descriptor instead.
 func (*SetStateResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetStateResponse) GetMember() *Member {
@@ -1302,7 +1553,7 @@ type PurgeRequest struct {
 
 func (x *PurgeRequest) Reset() {
 	*x = PurgeRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1565,7 @@ func (x *PurgeRequest) String() string {
 func (*PurgeRequest) ProtoMessage() {}
 
 func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[15]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1578,7 @@ func (x *PurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeRequest.ProtoReflect.Descriptor instead.
 func (*PurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PurgeRequest) GetSubject() isPurgeRequest_Subject {
@@ -1419,7 +1670,7 @@ type PurgeResponse struct {
 
 func (x *PurgeResponse) Reset() {
 	*x = PurgeResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1682,7 @@ func (x *PurgeResponse) String() string {
 func (*PurgeResponse) ProtoMessage() {}
 
 func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[16]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1695,7 @@ func (x *PurgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeResponse.ProtoReflect.Descriptor instead.
 func (*PurgeResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PurgeResponse) GetTombstones() []*Tombstone {
@@ -1487,7 +1738,7 @@ type ScrubRequest struct {
 
 func (x *ScrubRequest) Reset() {
 	*x = ScrubRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1750,7 @@ func (x *ScrubRequest) String() string {
 func (*ScrubRequest) ProtoMessage() {}
 
 func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[17]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1763,7 @@ func (x *ScrubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubRequest.ProtoReflect.Descriptor instead.
 func (*ScrubRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScrubRequest) GetNodeIds() []string {
@@ -1569,7 +1820,7 @@ type ScrubResponse struct {
 
 func (x *ScrubResponse) Reset() {
 	*x = ScrubResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1832,7 @@ func (x *ScrubResponse) String() string {
 func (*ScrubResponse) ProtoMessage() {}
 
 func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[18]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1845,7 @@ func (x *ScrubResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubResponse.ProtoReflect.Descriptor instead.
 func (*ScrubResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ScrubResponse) GetNodeId() string {
@@ -1669,7 +1920,7 @@ type ScrubFinding struct {
 
 func (x *ScrubFinding) Reset() {
 	*x = ScrubFinding{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1932,7 @@ func (x *ScrubFinding) String() string {
 func (*ScrubFinding) ProtoMessage() {}
 
 func (x *ScrubFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[19]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1945,7 @@ func (x *ScrubFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScrubFinding.ProtoReflect.Descriptor instead.
 func (*ScrubFinding) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScrubFinding) GetTarget() string {
@@ -1718,6 +1969,337 @@ func (x *ScrubFinding) GetRepaired() bool {
 	return false
 }
 
+// AuditRequest asks for what was found, or for an audit.
+type AuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Paths of modules, DIR/... for all below a path. Empty: all modules.
+	Modules []string `protobuf:"bytes,1,rep,name=modules,proto3" json:"modules,omitempty"`
+	// Ask upstream now, about all versions that are held of the modules. False: tell
+	// what is known.
+	Now bool `protobuf:"varint,2,opt,name=now,proto3" json:"now,omitempty"`
+	// Answer for the asked node alone, and pass nothing on.
+	Local         bool `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRequest) Reset() {
+	*x = AuditRequest{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRequest) ProtoMessage() {}
+
+func (x *AuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
+func (*AuditRequest) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AuditRequest) GetModules() []string {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
+func (x *AuditRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+func (x *AuditRequest) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+// AuditResponse tells what one node has found. While it asks upstream there is one
+// every second.
+type AuditResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the node.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Versions that upstream was asked about so far.
+	Looked uint32 `protobuf:"varint,2,opt,name=looked,proto3" json:"looked,omitempty"`
+	// Versions to ask about in all.
+	Total uint32 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// Versions that upstream could not be asked about.
+	Troubled uint32 `protobuf:"varint,4,opt,name=troubled,proto3" json:"troubled,omitempty"`
+	// Why, of the last of them, one line. Empty: there was none.
+	Trouble string `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	// What the node has found, those included that were closed in the last 30 days.
+	// In its last message only.
+	Findings []*AuditFinding `protobuf:"bytes,6,rep,name=findings,proto3" json:"findings,omitempty"`
+	// This is the node's last message.
+	Done bool `protobuf:"varint,7,opt,name=done,proto3" json:"done,omitempty"`
+	// Why the node could not answer, or finish. Absent: it did, or is still at it.
+	Error         *ErrorDetail `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditResponse) Reset() {
+	*x = AuditResponse{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditResponse) ProtoMessage() {}
+
+func (x *AuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
+func (*AuditResponse) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuditResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *AuditResponse) GetLooked() uint32 {
+	if x != nil {
+		return x.Looked
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetTroubled() uint32 {
+	if x != nil {
+		return x.Troubled
+	}
+	return 0
+}
+
+func (x *AuditResponse) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+func (x *AuditResponse) GetFindings() []*AuditFinding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *AuditResponse) GetError() *ErrorDetail {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// AuditFinding is a version that nodes hold and of which upstream says something else now.
+type AuditFinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Escaped target of its .info.
+	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
+	// Its module and version.
+	Module *ModuleVersion `protobuf:"bytes,2,opt,name=module,proto3" json:"module,omitempty"`
+	// The commit that is held. Empty: not known.
+	OldCommit string `protobuf:"bytes,3,opt,name=old_commit,json=oldCommit,proto3" json:"old_commit,omitempty"`
+	// The commit that it is upstream now. Empty: there is no such version.
+	NewCommit string `protobuf:"bytes,4,opt,name=new_commit,json=newCommit,proto3" json:"new_commit,omitempty"`
+	// URL of the repository. Empty: not known.
+	Repository string `protobuf:"bytes,5,opt,name=repository,proto3" json:"repository,omitempty"`
+	// Ref in the repository. Empty: not known.
+	Ref string `protobuf:"bytes,6,opt,name=ref,proto3" json:"ref,omitempty"`
+	// Who said so.
+	Source string `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
+	// In which words, one line. Empty: none.
+	Text string `protobuf:"bytes,8,opt,name=text,proto3" json:"text,omitempty"`
+	// Time since it was first seen.
+	FirstSeenAge *durationpb.Duration `protobuf:"bytes,9,opt,name=first_seen_age,json=firstSeenAge,proto3" json:"first_seen_age,omitempty"`
+	// Time since upstream was asked last.
+	LookedAge *durationpb.Duration `protobuf:"bytes,10,opt,name=looked_age,json=lookedAge,proto3" json:"looked_age,omitempty"`
+	// Time since upstream says again what is held. Absent: it does not.
+	ClosedAge *durationpb.Duration `protobuf:"bytes,11,opt,name=closed_age,json=closedAge,proto3" json:"closed_age,omitempty"`
+	// Time since a node was last asked for the version. Absent: not known.
+	UsedAge *durationpb.Duration `protobuf:"bytes,12,opt,name=used_age,json=usedAge,proto3" json:"used_age,omitempty"`
+	// About how often nodes were asked for it: a request counts half for every day
+	// that it lies back.
+	Uses          float64 `protobuf:"fixed64,13,opt,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditFinding) Reset() {
+	*x = AuditFinding{}
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditFinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditFinding) ProtoMessage() {}
+
+func (x *AuditFinding) ProtoReflect() protoreflect.Message {
+	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditFinding.ProtoReflect.Descriptor instead.
+func (*AuditFinding) Descriptor() ([]byte, []int) {
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuditFinding) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetModule() *ModuleVersion {
+	if x != nil {
+		return x.Module
+	}
+	return nil
+}
+
+func (x *AuditFinding) GetOldCommit() string {
+	if x != nil {
+		return x.OldCommit
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetNewCommit() string {
+	if x != nil {
+		return x.NewCommit
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetRepository() string {
+	if x != nil {
+		return x.Repository
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *AuditFinding) GetFirstSeenAge() *durationpb.Duration {
+	if x != nil {
+		return x.FirstSeenAge
+	}
+	return nil
+}
+
+func (x *AuditFinding) GetLookedAge() *durationpb.Duration {
+	if x != nil {
+		return x.LookedAge
+	}
+	return nil
+}
+
+func (x *AuditFinding) GetClosedAge() *durationpb.Duration {
+	if x != nil {
+		return x.ClosedAge
+	}
+	return nil
+}
+
+func (x *AuditFinding) GetUsedAge() *durationpb.Duration {
+	if x != nil {
+		return x.UsedAge
+	}
+	return nil
+}
+
+func (x *AuditFinding) GetUses() float64 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
 // SetSpecRequest starts a transition.
 type SetSpecRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1729,7 +2311,7 @@ type SetSpecRequest struct {
 
 func (x *SetSpecRequest) Reset() {
 	*x = SetSpecRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2323,7 @@ func (x *SetSpecRequest) String() string {
 func (*SetSpecRequest) ProtoMessage() {}
 
 func (x *SetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[20]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2336,7 @@ func (x *SetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSpecRequest.ProtoReflect.Descriptor instead.
 func (*SetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SetSpecRequest) GetSpec() *RingSpec {
@@ -1778,7 +2360,7 @@ type SetSpecResponse struct {
 
 func (x *SetSpecResponse) Reset() {
 	*x = SetSpecResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +2372,7 @@ func (x *SetSpecResponse) String() string {
 func (*SetSpecResponse) ProtoMessage() {}
 
 func (x *SetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[21]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +2385,7 @@ func (x *SetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetSpecResponse.ProtoReflect.Descriptor instead.
 func (*SetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetSpecResponse) GetView() *View {
@@ -1835,7 +2417,7 @@ type ImportRequest struct {
 
 func (x *ImportRequest) Reset() {
 	*x = ImportRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +2429,7 @@ func (x *ImportRequest) String() string {
 func (*ImportRequest) ProtoMessage() {}
 
 func (x *ImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[22]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +2442,7 @@ func (x *ImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportRequest.ProtoReflect.Descriptor instead.
 func (*ImportRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportRequest) GetTarget() string {
@@ -1899,7 +2481,7 @@ type ImportResponse struct {
 
 func (x *ImportResponse) Reset() {
 	*x = ImportResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1911,7 +2493,7 @@ func (x *ImportResponse) String() string {
 func (*ImportResponse) ProtoMessage() {}
 
 func (x *ImportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[23]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1924,7 +2506,7 @@ func (x *ImportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportResponse.ProtoReflect.Descriptor instead.
 func (*ImportResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportResponse) GetTarget() string {
@@ -1965,7 +2547,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2559,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[24]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2572,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RefreshRequest) GetSubject() isRefreshRequest_Subject {
@@ -2072,7 +2654,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2666,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[25]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2679,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RefreshResponse) GetObjects() []*Refreshed {
@@ -2139,7 +2721,7 @@ type Refreshed struct {
 
 func (x *Refreshed) Reset() {
 	*x = Refreshed{}
-	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2733,7 @@ func (x *Refreshed) String() string {
 func (*Refreshed) ProtoMessage() {}
 
 func (x *Refreshed) ProtoReflect() protoreflect.Message {
-	mi := &file_ringmod_v1_admin_proto_msgTypes[26]
+	mi := &file_ringmod_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2746,7 @@ func (x *Refreshed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refreshed.ProtoReflect.Descriptor instead.
 func (*Refreshed) Descriptor() ([]byte, []int) {
-	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_ringmod_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Refreshed) GetTarget() string {
@@ -2216,7 +2798,7 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\xc2\x05\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\x8f\x06\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +
@@ -2239,7 +2821,8 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\rbytes_lacking\x18\x10 \x01(\x04R\fbytesLacking\x12!\n" +
 	"\fdisk_trouble\x18\x11 \x01(\tR\vdiskTrouble\x12$\n" +
 	"\x0edisk_read_only\x18\x12 \x01(\bR\fdiskReadOnly\x12,\n" +
-	"\x05hosts\x18\x13 \x03(\v2\x16.ringmod.v1.HostReportR\x05hostsB\x12\n" +
+	"\x05hosts\x18\x13 \x03(\v2\x16.ringmod.v1.HostReportR\x05hosts\x12K\n" +
+	"\x12checksum_databases\x18\x14 \x03(\v2\x1c.ringmod.v1.ChecksumDatabaseR\x11checksumDatabasesB\x12\n" +
 	"\x10_moved_per_mille\"\x8c\x02\n" +
 	"\n" +
 	"HostReport\x12\x12\n" +
@@ -2250,7 +2833,14 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x04rate\x18\x05 \x01(\x01R\x04rate\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x06 \x01(\tR\tlastError\x12?\n" +
-	"\x0elast_error_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xca\x01\n" +
+	"\x0elast_error_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xaa\x01\n" +
+	"\x10ChecksumDatabase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\arecords\x18\x02 \x01(\x04R\arecords\x12\x18\n" +
+	"\atrouble\x18\x03 \x01(\tR\atrouble\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\x12:\n" +
+	"\vtrouble_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"troubleAge\"\xca\x01\n" +
 	"\fRegionStatus\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12\x14\n" +
 	"\x05nodes\x18\x02 \x01(\rR\x05nodes\x12\x19\n" +
@@ -2260,12 +2850,26 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\x0eExplainRequest\x123\n" +
 	"\x06module\x18\x01 \x01(\v2\x19.ringmod.v1.ModuleVersionH\x00R\x06module\x12\x18\n" +
 	"\x06target\x18\x02 \x01(\tH\x00R\x06targetB\t\n" +
-	"\asubject\"\x80\x01\n" +
+	"\asubject\"\xe2\x01\n" +
 	"\x0fExplainResponse\x121\n" +
 	"\aobjects\x18\x01 \x03(\v2\x17.ringmod.v1.ExplanationR\aobjects\x12\x1f\n" +
 	"\vview_digest\x18\x02 \x01(\x06R\n" +
 	"viewDigest\x12\x19\n" +
-	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\"\xc1\x01\n" +
+	"\bview_seq\x18\x03 \x01(\x04R\aviewSeq\x124\n" +
+	"\bfindings\x18\x04 \x03(\v2\x18.ringmod.v1.AuditFindingR\bfindings\x12*\n" +
+	"\x06advice\x18\x05 \x01(\v2\x12.ringmod.v1.AdviceR\x06advice\"\x90\x01\n" +
+	"\x06Advice\x12\x16\n" +
+	"\x06latest\x18\x01 \x01(\tR\x06latest\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1e\n" +
+	"\n" +
+	"deprecated\x18\x03 \x01(\tR\n" +
+	"deprecated\x128\n" +
+	"\vretractions\x18\x04 \x03(\v2\x16.ringmod.v1.RetractionR\vretractions\"P\n" +
+	"\n" +
+	"Retraction\x12\x10\n" +
+	"\x03low\x18\x01 \x01(\tR\x03low\x12\x12\n" +
+	"\x04high\x18\x02 \x01(\tR\x04high\x12\x1c\n" +
+	"\trationale\x18\x03 \x01(\tR\trationale\"\xc1\x01\n" +
 	"\vExplanation\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x1c\n" +
 	"\tpartition\x18\x02 \x01(\rR\tpartition\x12\x1f\n" +
@@ -2332,7 +2936,41 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\fScrubFinding\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x1a\n" +
-	"\brepaired\x18\x03 \x01(\bR\brepaired\":\n" +
+	"\brepaired\x18\x03 \x01(\bR\brepaired\"P\n" +
+	"\fAuditRequest\x12\x18\n" +
+	"\amodules\x18\x01 \x03(\tR\amodules\x12\x10\n" +
+	"\x03now\x18\x02 \x01(\bR\x03now\x12\x14\n" +
+	"\x05local\x18\x03 \x01(\bR\x05local\"\x85\x02\n" +
+	"\rAuditResponse\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06looked\x18\x02 \x01(\rR\x06looked\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\rR\x05total\x12\x1a\n" +
+	"\btroubled\x18\x04 \x01(\rR\btroubled\x12\x18\n" +
+	"\atrouble\x18\x05 \x01(\tR\atrouble\x124\n" +
+	"\bfindings\x18\x06 \x03(\v2\x18.ringmod.v1.AuditFindingR\bfindings\x12\x12\n" +
+	"\x04done\x18\a \x01(\bR\x04done\x12-\n" +
+	"\x05error\x18\b \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\"\xf4\x03\n" +
+	"\fAuditFinding\x12\x16\n" +
+	"\x06target\x18\x01 \x01(\tR\x06target\x121\n" +
+	"\x06module\x18\x02 \x01(\v2\x19.ringmod.v1.ModuleVersionR\x06module\x12\x1d\n" +
+	"\n" +
+	"old_commit\x18\x03 \x01(\tR\toldCommit\x12\x1d\n" +
+	"\n" +
+	"new_commit\x18\x04 \x01(\tR\tnewCommit\x12\x1e\n" +
+	"\n" +
+	"repository\x18\x05 \x01(\tR\n" +
+	"repository\x12\x10\n" +
+	"\x03ref\x18\x06 \x01(\tR\x03ref\x12\x16\n" +
+	"\x06source\x18\a \x01(\tR\x06source\x12\x12\n" +
+	"\x04text\x18\b \x01(\tR\x04text\x12?\n" +
+	"\x0efirst_seen_age\x18\t \x01(\v2\x19.google.protobuf.DurationR\ffirstSeenAge\x128\n" +
+	"\n" +
+	"looked_age\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\tlookedAge\x128\n" +
+	"\n" +
+	"closed_age\x18\v \x01(\v2\x19.google.protobuf.DurationR\tclosedAge\x124\n" +
+	"\bused_age\x18\f \x01(\v2\x19.google.protobuf.DurationR\ausedAge\x12\x12\n" +
+	"\x04uses\x18\r \x01(\x01R\x04uses\":\n" +
 	"\x0eSetSpecRequest\x12(\n" +
 	"\x04spec\x18\x01 \x01(\v2\x14.ringmod.v1.RingSpecR\x04spec\"Y\n" +
 	"\x0fSetSpecResponse\x12$\n" +
@@ -2360,14 +2998,15 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\achanged\x18\x02 \x01(\bR\achanged\x12-\n" +
 	"\x05error\x18\x03 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\x12\x1f\n" +
 	"\bversions\x18\x04 \x01(\rH\x00R\bversions\x88\x01\x01B\v\n" +
-	"\t_versions2\xe5\x04\n" +
+	"\t_versions2\xa5\x05\n" +
 	"\fAdminService\x12?\n" +
 	"\x06Status\x12\x19.ringmod.v1.StatusRequest\x1a\x1a.ringmod.v1.StatusResponse\x12B\n" +
 	"\aExplain\x12\x1a.ringmod.v1.ExplainRequest\x1a\x1b.ringmod.v1.ExplainResponse\x12>\n" +
 	"\x05Drain\x12\x18.ringmod.v1.DrainRequest\x1a\x19.ringmod.v1.DrainResponse0\x01\x12E\n" +
 	"\bSetState\x12\x1b.ringmod.v1.SetStateRequest\x1a\x1c.ringmod.v1.SetStateResponse\x12<\n" +
 	"\x05Purge\x12\x18.ringmod.v1.PurgeRequest\x1a\x19.ringmod.v1.PurgeResponse\x12>\n" +
-	"\x05Scrub\x12\x18.ringmod.v1.ScrubRequest\x1a\x19.ringmod.v1.ScrubResponse0\x01\x12B\n" +
+	"\x05Scrub\x12\x18.ringmod.v1.ScrubRequest\x1a\x19.ringmod.v1.ScrubResponse0\x01\x12>\n" +
+	"\x05Audit\x12\x18.ringmod.v1.AuditRequest\x1a\x19.ringmod.v1.AuditResponse0\x01\x12B\n" +
 	"\aSetSpec\x12\x1a.ringmod.v1.SetSpecRequest\x1a\x1b.ringmod.v1.SetSpecResponse\x12C\n" +
 	"\x06Import\x12\x19.ringmod.v1.ImportRequest\x1a\x1a.ringmod.v1.ImportResponse(\x010\x01\x12B\n" +
 	"\aRefresh\x12\x1a.ringmod.v1.RefreshRequest\x1a\x1b.ringmod.v1.RefreshResponseB7Z5github.com/ringmod/ringmod/proto/ringmod/v1;ringmodv1b\x06proto3"
@@ -2384,7 +3023,7 @@ func file_ringmod_v1_admin_proto_rawDescGZIP() []byte {
 	return file_ringmod_v1_admin_proto_rawDescData
 }
 
-var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_ringmod_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_ringmod_v1_admin_proto_goTypes = []any{
 	(*ModuleVersion)(nil),       // 0: ringmod.v1.ModuleVersion
 	(*StatusRequest)(nil),       // 1: ringmod.v1.StatusRequest
@@ -2392,96 +3031,116 @@ var file_ringmod_v1_admin_proto_goTypes = []any{
 	(*MemberStatus)(nil),        // 3: ringmod.v1.MemberStatus
 	(*MemberReport)(nil),        // 4: ringmod.v1.MemberReport
 	(*HostReport)(nil),          // 5: ringmod.v1.HostReport
-	(*RegionStatus)(nil),        // 6: ringmod.v1.RegionStatus
-	(*ExplainRequest)(nil),      // 7: ringmod.v1.ExplainRequest
-	(*ExplainResponse)(nil),     // 8: ringmod.v1.ExplainResponse
-	(*Explanation)(nil),         // 9: ringmod.v1.Explanation
-	(*Rank)(nil),                // 10: ringmod.v1.Rank
-	(*DrainRequest)(nil),        // 11: ringmod.v1.DrainRequest
-	(*DrainResponse)(nil),       // 12: ringmod.v1.DrainResponse
-	(*SetStateRequest)(nil),     // 13: ringmod.v1.SetStateRequest
-	(*SetStateResponse)(nil),    // 14: ringmod.v1.SetStateResponse
-	(*PurgeRequest)(nil),        // 15: ringmod.v1.PurgeRequest
-	(*PurgeResponse)(nil),       // 16: ringmod.v1.PurgeResponse
-	(*ScrubRequest)(nil),        // 17: ringmod.v1.ScrubRequest
-	(*ScrubResponse)(nil),       // 18: ringmod.v1.ScrubResponse
-	(*ScrubFinding)(nil),        // 19: ringmod.v1.ScrubFinding
-	(*SetSpecRequest)(nil),      // 20: ringmod.v1.SetSpecRequest
-	(*SetSpecResponse)(nil),     // 21: ringmod.v1.SetSpecResponse
-	(*ImportRequest)(nil),       // 22: ringmod.v1.ImportRequest
-	(*ImportResponse)(nil),      // 23: ringmod.v1.ImportResponse
-	(*RefreshRequest)(nil),      // 24: ringmod.v1.RefreshRequest
-	(*RefreshResponse)(nil),     // 25: ringmod.v1.RefreshResponse
-	(*Refreshed)(nil),           // 26: ringmod.v1.Refreshed
-	(*View)(nil),                // 27: ringmod.v1.View
-	(*Member)(nil),              // 28: ringmod.v1.Member
-	(*durationpb.Duration)(nil), // 29: google.protobuf.Duration
-	(HostState)(0),              // 30: ringmod.v1.HostState
-	(*Tombstone)(nil),           // 31: ringmod.v1.Tombstone
-	(MemberState)(0),            // 32: ringmod.v1.MemberState
-	(*Holding)(nil),             // 33: ringmod.v1.Holding
-	(*ErrorDetail)(nil),         // 34: ringmod.v1.ErrorDetail
-	(*RingSpec)(nil),            // 35: ringmod.v1.RingSpec
+	(*ChecksumDatabase)(nil),    // 6: ringmod.v1.ChecksumDatabase
+	(*RegionStatus)(nil),        // 7: ringmod.v1.RegionStatus
+	(*ExplainRequest)(nil),      // 8: ringmod.v1.ExplainRequest
+	(*ExplainResponse)(nil),     // 9: ringmod.v1.ExplainResponse
+	(*Advice)(nil),              // 10: ringmod.v1.Advice
+	(*Retraction)(nil),          // 11: ringmod.v1.Retraction
+	(*Explanation)(nil),         // 12: ringmod.v1.Explanation
+	(*Rank)(nil),                // 13: ringmod.v1.Rank
+	(*DrainRequest)(nil),        // 14: ringmod.v1.DrainRequest
+	(*DrainResponse)(nil),       // 15: ringmod.v1.DrainResponse
+	(*SetStateRequest)(nil),     // 16: ringmod.v1.SetStateRequest
+	(*SetStateResponse)(nil),    // 17: ringmod.v1.SetStateResponse
+	(*PurgeRequest)(nil),        // 18: ringmod.v1.PurgeRequest
+	(*PurgeResponse)(nil),       // 19: ringmod.v1.PurgeResponse
+	(*ScrubRequest)(nil),        // 20: ringmod.v1.ScrubRequest
+	(*ScrubResponse)(nil),       // 21: ringmod.v1.ScrubResponse
+	(*ScrubFinding)(nil),        // 22: ringmod.v1.ScrubFinding
+	(*AuditRequest)(nil),        // 23: ringmod.v1.AuditRequest
+	(*AuditResponse)(nil),       // 24: ringmod.v1.AuditResponse
+	(*AuditFinding)(nil),        // 25: ringmod.v1.AuditFinding
+	(*SetSpecRequest)(nil),      // 26: ringmod.v1.SetSpecRequest
+	(*SetSpecResponse)(nil),     // 27: ringmod.v1.SetSpecResponse
+	(*ImportRequest)(nil),       // 28: ringmod.v1.ImportRequest
+	(*ImportResponse)(nil),      // 29: ringmod.v1.ImportResponse
+	(*RefreshRequest)(nil),      // 30: ringmod.v1.RefreshRequest
+	(*RefreshResponse)(nil),     // 31: ringmod.v1.RefreshResponse
+	(*Refreshed)(nil),           // 32: ringmod.v1.Refreshed
+	(*View)(nil),                // 33: ringmod.v1.View
+	(*Member)(nil),              // 34: ringmod.v1.Member
+	(*durationpb.Duration)(nil), // 35: google.protobuf.Duration
+	(HostState)(0),              // 36: ringmod.v1.HostState
+	(*Tombstone)(nil),           // 37: ringmod.v1.Tombstone
+	(MemberState)(0),            // 38: ringmod.v1.MemberState
+	(*Holding)(nil),             // 39: ringmod.v1.Holding
+	(*ErrorDetail)(nil),         // 40: ringmod.v1.ErrorDetail
+	(*RingSpec)(nil),            // 41: ringmod.v1.RingSpec
 }
 var file_ringmod_v1_admin_proto_depIdxs = []int32{
-	27, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
+	33, // 0: ringmod.v1.StatusResponse.view:type_name -> ringmod.v1.View
 	3,  // 1: ringmod.v1.StatusResponse.members:type_name -> ringmod.v1.MemberStatus
-	6,  // 2: ringmod.v1.StatusResponse.regions:type_name -> ringmod.v1.RegionStatus
-	28, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
-	29, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
-	29, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
+	7,  // 2: ringmod.v1.StatusResponse.regions:type_name -> ringmod.v1.RegionStatus
+	34, // 3: ringmod.v1.MemberStatus.member:type_name -> ringmod.v1.Member
+	35, // 4: ringmod.v1.MemberStatus.rtt:type_name -> google.protobuf.Duration
+	35, // 5: ringmod.v1.MemberStatus.since:type_name -> google.protobuf.Duration
 	4,  // 6: ringmod.v1.MemberStatus.report:type_name -> ringmod.v1.MemberReport
-	29, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
-	29, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
+	35, // 7: ringmod.v1.MemberReport.uptime:type_name -> google.protobuf.Duration
+	35, // 8: ringmod.v1.MemberReport.replication_lag:type_name -> google.protobuf.Duration
 	5,  // 9: ringmod.v1.MemberReport.hosts:type_name -> ringmod.v1.HostReport
-	30, // 10: ringmod.v1.HostReport.state:type_name -> ringmod.v1.HostState
-	29, // 11: ringmod.v1.HostReport.held:type_name -> google.protobuf.Duration
-	29, // 12: ringmod.v1.HostReport.last_error_age:type_name -> google.protobuf.Duration
-	0,  // 13: ringmod.v1.ExplainRequest.module:type_name -> ringmod.v1.ModuleVersion
-	9,  // 14: ringmod.v1.ExplainResponse.objects:type_name -> ringmod.v1.Explanation
-	10, // 15: ringmod.v1.Explanation.ranks:type_name -> ringmod.v1.Rank
-	31, // 16: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
-	32, // 17: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
-	33, // 18: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
-	34, // 19: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
-	29, // 20: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
-	29, // 21: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
-	32, // 22: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
-	32, // 23: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
-	28, // 24: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
-	0,  // 25: ringmod.v1.PurgeRequest.module:type_name -> ringmod.v1.ModuleVersion
-	31, // 26: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
-	19, // 27: ringmod.v1.ScrubResponse.findings:type_name -> ringmod.v1.ScrubFinding
-	34, // 28: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
-	35, // 29: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
-	27, // 30: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
-	34, // 31: ringmod.v1.ImportResponse.error:type_name -> ringmod.v1.ErrorDetail
-	0,  // 32: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
-	26, // 33: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
-	34, // 34: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
-	1,  // 35: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
-	7,  // 36: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
-	11, // 37: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
-	13, // 38: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
-	15, // 39: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
-	17, // 40: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
-	20, // 41: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
-	22, // 42: ringmod.v1.AdminService.Import:input_type -> ringmod.v1.ImportRequest
-	24, // 43: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
-	2,  // 44: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
-	8,  // 45: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
-	12, // 46: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
-	14, // 47: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
-	16, // 48: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
-	18, // 49: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
-	21, // 50: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
-	23, // 51: ringmod.v1.AdminService.Import:output_type -> ringmod.v1.ImportResponse
-	25, // 52: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
-	44, // [44:53] is the sub-list for method output_type
-	35, // [35:44] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	6,  // 10: ringmod.v1.MemberReport.checksum_databases:type_name -> ringmod.v1.ChecksumDatabase
+	36, // 11: ringmod.v1.HostReport.state:type_name -> ringmod.v1.HostState
+	35, // 12: ringmod.v1.HostReport.held:type_name -> google.protobuf.Duration
+	35, // 13: ringmod.v1.HostReport.last_error_age:type_name -> google.protobuf.Duration
+	35, // 14: ringmod.v1.ChecksumDatabase.trouble_age:type_name -> google.protobuf.Duration
+	0,  // 15: ringmod.v1.ExplainRequest.module:type_name -> ringmod.v1.ModuleVersion
+	12, // 16: ringmod.v1.ExplainResponse.objects:type_name -> ringmod.v1.Explanation
+	25, // 17: ringmod.v1.ExplainResponse.findings:type_name -> ringmod.v1.AuditFinding
+	10, // 18: ringmod.v1.ExplainResponse.advice:type_name -> ringmod.v1.Advice
+	11, // 19: ringmod.v1.Advice.retractions:type_name -> ringmod.v1.Retraction
+	13, // 20: ringmod.v1.Explanation.ranks:type_name -> ringmod.v1.Rank
+	37, // 21: ringmod.v1.Explanation.tombstone:type_name -> ringmod.v1.Tombstone
+	38, // 22: ringmod.v1.Rank.state:type_name -> ringmod.v1.MemberState
+	39, // 23: ringmod.v1.Rank.holding:type_name -> ringmod.v1.Holding
+	40, // 24: ringmod.v1.Rank.last_error:type_name -> ringmod.v1.ErrorDetail
+	35, // 25: ringmod.v1.Rank.last_error_age:type_name -> google.protobuf.Duration
+	35, // 26: ringmod.v1.DrainRequest.stream_timeout:type_name -> google.protobuf.Duration
+	38, // 27: ringmod.v1.DrainResponse.state:type_name -> ringmod.v1.MemberState
+	38, // 28: ringmod.v1.SetStateRequest.state:type_name -> ringmod.v1.MemberState
+	34, // 29: ringmod.v1.SetStateResponse.member:type_name -> ringmod.v1.Member
+	0,  // 30: ringmod.v1.PurgeRequest.module:type_name -> ringmod.v1.ModuleVersion
+	37, // 31: ringmod.v1.PurgeResponse.tombstones:type_name -> ringmod.v1.Tombstone
+	22, // 32: ringmod.v1.ScrubResponse.findings:type_name -> ringmod.v1.ScrubFinding
+	40, // 33: ringmod.v1.ScrubResponse.error:type_name -> ringmod.v1.ErrorDetail
+	25, // 34: ringmod.v1.AuditResponse.findings:type_name -> ringmod.v1.AuditFinding
+	40, // 35: ringmod.v1.AuditResponse.error:type_name -> ringmod.v1.ErrorDetail
+	0,  // 36: ringmod.v1.AuditFinding.module:type_name -> ringmod.v1.ModuleVersion
+	35, // 37: ringmod.v1.AuditFinding.first_seen_age:type_name -> google.protobuf.Duration
+	35, // 38: ringmod.v1.AuditFinding.looked_age:type_name -> google.protobuf.Duration
+	35, // 39: ringmod.v1.AuditFinding.closed_age:type_name -> google.protobuf.Duration
+	35, // 40: ringmod.v1.AuditFinding.used_age:type_name -> google.protobuf.Duration
+	41, // 41: ringmod.v1.SetSpecRequest.spec:type_name -> ringmod.v1.RingSpec
+	33, // 42: ringmod.v1.SetSpecResponse.view:type_name -> ringmod.v1.View
+	40, // 43: ringmod.v1.ImportResponse.error:type_name -> ringmod.v1.ErrorDetail
+	0,  // 44: ringmod.v1.RefreshRequest.module:type_name -> ringmod.v1.ModuleVersion
+	32, // 45: ringmod.v1.RefreshResponse.objects:type_name -> ringmod.v1.Refreshed
+	40, // 46: ringmod.v1.Refreshed.error:type_name -> ringmod.v1.ErrorDetail
+	1,  // 47: ringmod.v1.AdminService.Status:input_type -> ringmod.v1.StatusRequest
+	8,  // 48: ringmod.v1.AdminService.Explain:input_type -> ringmod.v1.ExplainRequest
+	14, // 49: ringmod.v1.AdminService.Drain:input_type -> ringmod.v1.DrainRequest
+	16, // 50: ringmod.v1.AdminService.SetState:input_type -> ringmod.v1.SetStateRequest
+	18, // 51: ringmod.v1.AdminService.Purge:input_type -> ringmod.v1.PurgeRequest
+	20, // 52: ringmod.v1.AdminService.Scrub:input_type -> ringmod.v1.ScrubRequest
+	23, // 53: ringmod.v1.AdminService.Audit:input_type -> ringmod.v1.AuditRequest
+	26, // 54: ringmod.v1.AdminService.SetSpec:input_type -> ringmod.v1.SetSpecRequest
+	28, // 55: ringmod.v1.AdminService.Import:input_type -> ringmod.v1.ImportRequest
+	30, // 56: ringmod.v1.AdminService.Refresh:input_type -> ringmod.v1.RefreshRequest
+	2,  // 57: ringmod.v1.AdminService.Status:output_type -> ringmod.v1.StatusResponse
+	9,  // 58: ringmod.v1.AdminService.Explain:output_type -> ringmod.v1.ExplainResponse
+	15, // 59: ringmod.v1.AdminService.Drain:output_type -> ringmod.v1.DrainResponse
+	17, // 60: ringmod.v1.AdminService.SetState:output_type -> ringmod.v1.SetStateResponse
+	19, // 61: ringmod.v1.AdminService.Purge:output_type -> ringmod.v1.PurgeResponse
+	21, // 62: ringmod.v1.AdminService.Scrub:output_type -> ringmod.v1.ScrubResponse
+	24, // 63: ringmod.v1.AdminService.Audit:output_type -> ringmod.v1.AuditResponse
+	27, // 64: ringmod.v1.AdminService.SetSpec:output_type -> ringmod.v1.SetSpecResponse
+	29, // 65: ringmod.v1.AdminService.Import:output_type -> ringmod.v1.ImportResponse
+	31, // 66: ringmod.v1.AdminService.Refresh:output_type -> ringmod.v1.RefreshResponse
+	57, // [57:67] is the sub-list for method output_type
+	47, // [47:57] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_ringmod_v1_admin_proto_init() }
@@ -2494,29 +3153,29 @@ func file_ringmod_v1_admin_proto_init() {
 	file_ringmod_v1_error_proto_init()
 	file_ringmod_v1_peer_proto_init()
 	file_ringmod_v1_admin_proto_msgTypes[4].OneofWrappers = []any{}
-	file_ringmod_v1_admin_proto_msgTypes[7].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[8].OneofWrappers = []any{
 		(*ExplainRequest_Module)(nil),
 		(*ExplainRequest_Target)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[10].OneofWrappers = []any{}
-	file_ringmod_v1_admin_proto_msgTypes[15].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[13].OneofWrappers = []any{}
+	file_ringmod_v1_admin_proto_msgTypes[18].OneofWrappers = []any{
 		(*PurgeRequest_Module)(nil),
 		(*PurgeRequest_Target)(nil),
 		(*PurgeRequest_Prefix)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[24].OneofWrappers = []any{
+	file_ringmod_v1_admin_proto_msgTypes[30].OneofWrappers = []any{
 		(*RefreshRequest_Module)(nil),
 		(*RefreshRequest_Target)(nil),
 		(*RefreshRequest_Prefix)(nil),
 	}
-	file_ringmod_v1_admin_proto_msgTypes[26].OneofWrappers = []any{}
+	file_ringmod_v1_admin_proto_msgTypes[32].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ringmod_v1_admin_proto_rawDesc), len(file_ringmod_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

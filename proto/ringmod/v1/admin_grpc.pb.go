@@ -25,6 +25,7 @@ const (
 	AdminService_SetState_FullMethodName = "/ringmod.v1.AdminService/SetState"
 	AdminService_Purge_FullMethodName    = "/ringmod.v1.AdminService/Purge"
 	AdminService_Scrub_FullMethodName    = "/ringmod.v1.AdminService/Scrub"
+	AdminService_Audit_FullMethodName    = "/ringmod.v1.AdminService/Audit"
 	AdminService_SetSpec_FullMethodName  = "/ringmod.v1.AdminService/SetSpec"
 	AdminService_Import_FullMethodName   = "/ringmod.v1.AdminService/Import"
 	AdminService_Refresh_FullMethodName  = "/ringmod.v1.AdminService/Refresh"
@@ -54,6 +55,9 @@ type AdminServiceClient interface {
 	// Scrub compares what nodes hold with its checksums; what is bad goes into
 	// quarantine and is pulled again. A caller that leaves stops it.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScrubResponse], error)
+	// Audit lists which versions upstream has moved or denies though nodes hold them,
+	// and has nodes ask it now if that is wanted. A caller that leaves stops it.
+	Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditResponse], error)
 	// SetSpec starts the transition to another ring spec. It ends by itself when
 	// all nodes have caught up.
 	SetSpec(ctx context.Context, in *SetSpecRequest, opts ...grpc.CallOption) (*SetSpecResponse, error)
@@ -154,6 +158,25 @@ func (c *adminServiceClient) Scrub(ctx context.Context, in *ScrubRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_ScrubClient = grpc.ServerStreamingClient[ScrubResponse]
 
+func (c *adminServiceClient) Audit(ctx context.Context, in *AuditRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[AuditResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[2], AdminService_Audit_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AuditRequest, AuditResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_AuditClient = grpc.ServerStreamingClient[AuditResponse]
+
 func (c *adminServiceClient) SetSpec(ctx context.Context, in *SetSpecRequest, opts ...grpc.CallOption) (*SetSpecResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetSpecResponse)
@@ -166,7 +189,7 @@ func (c *adminServiceClient) SetSpec(ctx context.Context, in *SetSpecRequest, op
 
 func (c *adminServiceClient) Import(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportRequest, ImportResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[2], AdminService_Import_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[3], AdminService_Import_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +234,9 @@ type AdminServiceServer interface {
 	// Scrub compares what nodes hold with its checksums; what is bad goes into
 	// quarantine and is pulled again. A caller that leaves stops it.
 	Scrub(*ScrubRequest, grpc.ServerStreamingServer[ScrubResponse]) error
+	// Audit lists which versions upstream has moved or denies though nodes hold them,
+	// and has nodes ask it now if that is wanted. A caller that leaves stops it.
+	Audit(*AuditRequest, grpc.ServerStreamingServer[AuditResponse]) error
 	// SetSpec starts the transition to another ring spec. It ends by itself when
 	// all nodes have caught up.
 	SetSpec(context.Context, *SetSpecRequest) (*SetSpecResponse, error)
@@ -250,6 +276,9 @@ func (UnimplementedAdminServiceServer) Purge(context.Context, *PurgeRequest) (*P
 }
 func (UnimplementedAdminServiceServer) Scrub(*ScrubRequest, grpc.ServerStreamingServer[ScrubResponse]) error {
 	return status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedAdminServiceServer) Audit(*AuditRequest, grpc.ServerStreamingServer[AuditResponse]) error {
+	return status.Error(codes.Unimplemented, "method Audit not implemented")
 }
 func (UnimplementedAdminServiceServer) SetSpec(context.Context, *SetSpecRequest) (*SetSpecResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetSpec not implemented")
@@ -375,6 +404,17 @@ func _AdminService_Scrub_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_ScrubServer = grpc.ServerStreamingServer[ScrubResponse]
 
+func _AdminService_Audit_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AuditRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Audit(m, &grpc.GenericServerStream[AuditRequest, AuditResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_AuditServer = grpc.ServerStreamingServer[AuditResponse]
+
 func _AdminService_SetSpec_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetSpecRequest)
 	if err := dec(in); err != nil {
@@ -459,6 +499,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Scrub",
 			Handler:       _AdminService_Scrub_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Audit",
+			Handler:       _AdminService_Audit_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -1316,7 +1316,10 @@ type Copy struct {
 	Age *durationpb.Duration `protobuf:"bytes,11,opt,name=age,proto3" json:"age,omitempty"`
 	// How long from now a mutable answer counts as fresh. Absent or zero: not at
 	// all.
-	Ttl           *durationpb.Duration `protobuf:"bytes,12,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,12,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// About how often its version was asked for here: a request counts half for every
+	// day that it lies back.
+	Uses          float64 `protobuf:"fixed64,13,opt,name=uses,proto3" json:"uses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,6 +1436,13 @@ func (x *Copy) GetTtl() *durationpb.Duration {
 		return x.Ttl
 	}
 	return nil
+}
+
+func (x *Copy) GetUses() float64 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
 }
 
 // Negative is upstream's word, remembered, that there is no such object.
@@ -1595,7 +1605,7 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	"\afilling\x18\x04 \x01(\bR\afilling\x126\n" +
 	"\n" +
 	"last_error\x18\x05 \x01(\v2\x17.ringmod.v1.ErrorDetailR\tlastError\x12?\n" +
-	"\x0elast_error_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xb2\x03\n" +
+	"\x0elast_error_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\flastErrorAge\"\xc6\x03\n" +
 	"\x04Copy\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x16\n" +
@@ -1611,7 +1621,8 @@ const file_ringmod_v1_cache_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"checkedAge\x12+\n" +
 	"\x03age\x18\v \x01(\v2\x19.google.protobuf.DurationR\x03age\x12+\n" +
-	"\x03ttl\x18\f \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x93\x01\n" +
+	"\x03ttl\x18\f \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x12\n" +
+	"\x04uses\x18\r \x01(\x01R\x04uses\"\x93\x01\n" +
 	"\bNegative\x12-\n" +
 	"\x05error\x18\x01 \x01(\v2\x17.ringmod.v1.ErrorDetailR\x05error\x12+\n" +
 	"\x03age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12+\n" +

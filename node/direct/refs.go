@@ -1,0 +1,108 @@
+package direct
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/target"
+)
+
+// Refs returns what the tags of the git repository at url point to: commits by ref, such as
+// "refs/tags/v1.0.0". It fetches none of them. path is a module that url is said to be
+// of. A url that our go command has never come to by itself is not asked:
+// the go command is made to look for the repository of path first, and when that is another
+// one, the reason is Broken. Absence is that of the whole repository.
+func (d *Direct) Refs(ctx context.Context, path, url string) (map[string]string, error) {
+	list, err := target.ForModule(path, target.List)
+	if err != nil {
+		return nil, &cache.Error{Reason: cache.Malformed, Text: err.Error(), Err: err}
+	}
+	if err := d.prepare(); err != nil {
+		return nil, internal("preparing the sandbox of the go command", err)
+	}
+	if !d.knows(url) {
+		resp, err := d.Fetch(ctx, list)
+		if err != nil {
+			return nil, err
+		}
+		_ = resp.Body.Close() // from memory
+	}
+	if !d.knows(url) {
+		return nil, &cache.Error{Reason: cache.Broken, Source: source, Text: "the module lives in another repository now, or in none of git"}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, errLimit)
+	defer cancel()
+	select {
+	case d.places <- struct{}{}:
+		defer func() { <-d.places }()
+	case <-ctx.Done():
+		return nil, d.ended(ctx)
+	}
+	return d.lsRemote(ctx, list, url)
+}
+
+// knows tells whether our go command has found the repository at url for some module: it
+// keeps its name beside the clone (cmd/go/internal/modfetch/codehost, WorkDir). A proxy
+// could name any other, and make us knock at doors that it cannot reach.
+func (d *Direct) knows(url string) bool {
+	key := "git3:" + url
+	name := filepath.Join(d.modCache(), "cache", "vcs", fmt.Sprintf("%x.info", sha256.Sum256([]byte(key))))
+	data, err := os.ReadFile(name)
+	return err == nil && strings.TrimSpace(string(data)) == key
+}
+
+// lsRemote asks for the tags of a repository.
+func (d *Direct) lsRemote(ctx context.Context, t target.Target, url string) (map[string]string, error) {
+	v, err := d.equip(ctx, t.Path)
+	if err != nil {
+		return nil, internal("preparing what git needs", err)
+	}
+	defer func() {
+		if err := v.end(); err != nil {
+			d.log.ErrorContext(ctx, "cannot remove the credentials of a command that has ended", "err", err)
+		}
+	}()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cmd := exec.CommandContext(ctx, "git", "ls-remote", "--tags", "-q", "--", url)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
+	killTogether(cmd)
+	out := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
+	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
+	cmd.Stdout, cmd.Stderr = out, complaints
+	start := time.Now()
+	err = cmd.Run()
+	d.log.DebugContext(ctx, "git ls-remote", "key", t.String(), "duration_ms", time.Since(start).Milliseconds(), "err", err)
+	switch {
+	case ctx.Err() != nil:
+		return nil, d.ended(ctx)
+	case err != nil:
+		return nil, d.classify(ctx, t, v, complaints.buf.String())
+	}
+	return refsOf(out.buf.Bytes()), nil
+}
+
+// refsOf reads lines of a hash and a ref. For an annotated tag there is a second one with
+// the commit, whose ref ends in "^{}", and it is the commit that counts.
+func refsOf(out []byte) map[string]string {
+	refs := make(map[string]string)
+	for line := range bytes.Lines(out) {
+		hash, ref, ok := strings.Cut(strings.TrimSpace(string(line)), "\t")
+		if !ok {
+			continue
+		}
+		name, peeled := strings.CutSuffix(ref, "^{}")
+		if _, known := refs[name]; peeled || !known {
+			refs[name] = hash
+		}
+	}
+	return refs
+}
