@@ -31,6 +31,7 @@ type Module struct {
 	Path, Version string
 	Time          time.Time         // zero: 2024-01-02 03:04:05 UTC
 	Files         map[string]string // content by name; "go.mod" is added when missing: "module <path>\n"
+	Commit        string            // that .info says it comes from; "": .info has no Origin
 	Pad           int64             // adds a file "pad.bin" of so many bytes that cannot be compressed
 }
 
@@ -214,10 +215,7 @@ func (e *entry) file(ext string) ([]byte, error) {
 func (m Module) File(ext string) ([]byte, error) {
 	switch ext {
 	case ".info":
-		return json.Marshal(struct {
-			Version string
-			Time    time.Time
-		}{m.Version, m.Time})
+		return m.info()
 	case ".mod":
 		if mod, ok := m.Files["go.mod"]; ok {
 			return []byte(mod), nil
@@ -228,6 +226,20 @@ func (m Module) File(ext string) ([]byte, error) {
 	default:
 		return nil, fs.ErrNotExist
 	}
+}
+
+type origin struct{ VCS, URL, Ref, Hash string }
+
+func (m Module) info() ([]byte, error) {
+	info := struct {
+		Version string
+		Time    time.Time
+		Origin  *origin `json:",omitempty"`
+	}{Version: m.Version, Time: m.Time}
+	if m.Commit != "" {
+		info.Origin = &origin{"git", "https://" + m.Path, "refs/tags/" + m.Version, m.Commit}
+	}
+	return json.Marshal(info)
 }
 
 // makeZip makes the zip as the go command does. The pad is put behind the rest
