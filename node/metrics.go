@@ -17,6 +17,7 @@ type Metrics struct {
 	fills    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	upstream *prometheus.CounterVec
+	refused  *prometheus.CounterVec
 	bytes    prometheus.Counter
 
 	supplies   *prometheus.CounterVec
@@ -41,6 +42,9 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		upstream: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ringmod_upstream_requests_total", Help: "Requests sent to upstreams by host and status (0: no answer).",
 		}, []string{"host", "status"}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ringmod_sumdb_refused_total", Help: "Answers of checksum databases that were refused by database and reason (forked, altered, older).",
+		}, []string{"sumdb", "reason"}),
 		bytes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ringmod_node_sent_bytes_total", Help: "Bytes of objects sent to other members.",
 		}),
@@ -57,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "ringmod_fill_duplicates_total", Help: "Fills that found their object stored when they were done.",
 		}),
 	}
-	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream, m.bytes, m.supplies, m.forwards, m.takeovers, m.duplicates)
+	reg.MustRegister(m.answers, m.fills, m.duration, m.upstream, m.refused, m.bytes, m.supplies, m.forwards, m.takeovers, m.duplicates)
 	return m
 }
 
@@ -66,6 +70,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) UpstreamRequest(host string, status int, _ time.Duration) {
 	if m != nil {
 		m.upstream.WithLabelValues(host, strconv.Itoa(status)).Inc()
+	}
+}
+
+// SumdbRefused counts one answer of a checksum database that was refused.
+func (m *Metrics) SumdbRefused(db, why string) {
+	if m != nil {
+		m.refused.WithLabelValues(db, why).Inc()
 	}
 }
 

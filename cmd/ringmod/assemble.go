@@ -153,7 +153,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 	writes := node.NewWriteBehind(copied.Store(), a.log)
 	others := peer.New(peer.Config{Self: a.id, Region: a.options.region, View: a.members.View, Nodes: a.peers, Logger: a.log})
 	a.tasks = append(a.tasks, others.Run)
-	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.log); err != nil {
+	if a.dbs, err = a.databases(a.outside, others, &node.ChecksumFiles{Store: disk, Documents: disk, Writes: writes}, a.metrics, a.log); err != nil {
 		return err
 	}
 	inspector.Use(a.dbs, a.private)
@@ -296,7 +296,7 @@ func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *a
 		Self: a.id, Membership: a.own, Conns: a.peers, Holder: a.node, Leaver: a.life, Scrubber: a.scrub, Auditor: a.audit, Purger: purger, Filler: a.node, Refreshes: refreshes, Ending: a.ending, Logger: a.log,
 		Reporter: &admin.Local{
 			Version: version(), Started: time.Now(), View: a.members.View, Usage: disk.Usage, Fills: a.node.Fills, Streams: streams, Copies: copied,
-			Compared: compared, Moved: a.life.Moved, Hosts: a.hosts,
+			Compared: compared, Moved: a.life.Moved, Hosts: a.hosts, Databases: a.dbs,
 		},
 	})
 	healthpb.RegisterHealthServer(a.grpc, a.health)

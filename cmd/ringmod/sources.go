@@ -147,11 +147,12 @@ func (o *options) upstreamList(self net.Listener, log *slog.Logger) (string, err
 
 // databases opens the checksum databases of --sumdb, which are reached by way of
 // the other nodes where these may know more.
-func (o *options) databases(outside *upstream.Client, others *peer.Peers, files *node.ChecksumFiles, log *slog.Logger) ([]*sumdb.DB, error) {
+func (o *options) databases(outside *upstream.Client, others *peer.Peers, files *node.ChecksumFiles, metrics *node.Metrics, log *slog.Logger) ([]*sumdb.DB, error) {
 	var dbs []*sumdb.DB
 	for _, spec := range o.specs() {
 		db, err := sumdb.New(sumdb.Config{
-			Spec: spec, Remote: others.Copies(remoteDatabase{outside, spec}), Members: others.Lookups(), Storage: files, Heads: files, Logger: log,
+			Spec: spec, Remote: others.Copies(remoteDatabase{outside, spec}), Members: others.Lookups(), Storage: files, Heads: files,
+			Refused: func(why string) { metrics.SumdbRefused(spec.Name, why) }, Logger: log,
 		})
 		if err != nil {
 			return nil, usagef("--sumdb: %w", err)

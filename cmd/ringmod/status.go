@@ -49,6 +49,12 @@ func printStatus(out io.Writer, r *ringmodv1.StatusResponse) {
 		if trouble := m.GetReport().GetDiskTrouble(); trouble != "" {
 			fmt.Fprintf(out, "%s: %s.\n", words(m.GetMember().GetId()), words(trouble))
 		}
+		for _, db := range m.GetReport().GetChecksumDatabases() {
+			if db.GetTrouble() != "" {
+				fmt.Fprintf(out, "%s: checksum database %s: refused %s ago: %s (%s).\n", words(m.GetMember().GetId()), words(db.GetName()),
+					age(db.GetTroubleAge()), words(db.GetText()), words(db.GetTrouble()))
+			}
+		}
 	}
 }
 

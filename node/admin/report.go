@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/ringmod/ringmod/node/antientropy"
 	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/sumdb"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -32,6 +34,8 @@ type Local struct {
 	// the node joins or leaves.
 	Moved func() (perMille int, ok bool)
 	Hosts *polite.Hosts
+	// Databases are the checksum databases that this node serves.
+	Databases []*sumdb.DB
 }
 
 // Copies tells what other nodes are still to get; *copies.Keeper does.
@@ -73,6 +77,9 @@ func (l *Local) Report() *ringmodv1.MemberReport {
 	if l.Hosts != nil {
 		r.Hosts = hosts(l.Hosts)
 	}
+	for _, db := range l.Databases {
+		r.ChecksumDatabases = append(r.ChecksumDatabases, database(db))
+	}
 	if v := l.View(); v != nil {
 		r.ViewDigest, r.ViewSeq = v.Digest(), v.Seq()
 	}
@@ -95,6 +102,15 @@ func hosts(h *polite.Hosts) []*ringmodv1.HostReport {
 		all = append(all, p)
 	}
 	return all
+}
+
+func database(db *sumdb.DB) *ringmodv1.ChecksumDatabase {
+	records, trouble := db.State(context.Background()) // from memory, or a document once
+	d := &ringmodv1.ChecksumDatabase{Name: db.Name(), Records: uint64(records)}
+	if trouble.Why != "" {
+		d.Trouble, d.Text, d.TroubleAge = trouble.Why, wire.Line(trouble.Text), durationpb.New(max(0, time.Since(trouble.At)))
+	}
+	return d
 }
 
 // Streams counts the objects that a server is sending.

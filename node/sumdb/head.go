@@ -50,7 +50,7 @@ func (d *DB) refresh(ctx context.Context, maxAge time.Duration) error {
 		}
 		msg, err := d.fetch(ctx, "latest")
 		if err == nil {
-			err = d.mergeMessage(ctx, msg)
+			err = d.mergeLatest(ctx, msg)
 		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -137,12 +137,16 @@ func (d *DB) current(ctx context.Context) (*head, error) {
 	return h, nil
 }
 
-func (d *DB) mergeMessage(ctx context.Context, msg []byte) error {
+// mergeLatest merges what the database says is its newest head.
+func (d *DB) mergeLatest(ctx context.Context, msg []byte) error {
 	h, err := d.open(msg)
-	if err != nil {
-		return err
+	if err == nil {
+		err = d.merge(ctx, h)
 	}
-	return d.merge(ctx, h)
+	if err == nil {
+		d.noteAge(ctx, h)
+	}
+	return err
 }
 
 // merge checks that h is on one timeline with the newest head, and makes it the
@@ -201,7 +205,7 @@ func (d *DB) checkContains(ctx context.Context, newer, older *head) error {
 	if found != older.Hash {
 		// The two signed notes are the evidence that people outside can check.
 		d.log.ErrorContext(ctx, "checksum database forked", "old_head", string(older.msg), "new_head", string(newer.msg))
-		return d.mismatch(fmt.Sprintf("its trees of %d and %d records contradict each other: the database or the way to it is not to be trusted", older.N, newer.N), nil)
+		return d.mismatch(fmt.Sprintf("its trees of %d and %d records contradict each other: the database or the way to it is not to be trusted", older.N, newer.N), errForked)
 	}
 	d.within.put(step{newer.Tree, older.Tree}, struct{}{})
 	return nil

@@ -17,7 +17,9 @@
 // What is stored keeps being answered when the network is away. What storage
 // returns damaged counts as absent. A database that contradicts itself (a fork, a bad
 // signature, a record that is not in the tree) is reported as cache.Mismatch
-// and logged; the stored state stays as it was.
+// and logged; the stored state stays as it was. So it does when the database answers with
+// an older head than is known, which is refused and no error. Trouble tells
+// of either.
 //
 // Unlike golang.org/x/mod/sumdb.Client, a DB remembers no errors, keeps their identity
 // and can be cancelled. It decides nothing about private modules: who may not
@@ -84,11 +86,14 @@ type Heads interface {
 
 // Config is what a DB is made of.
 type Config struct {
-	Spec    Spec         // which database; needed
-	Remote  Remote       // needed
-	Members Remote       // asked for lookups first, see DB.Lookup; nil for nobody
-	Storage Storage      // needed
-	Heads   Heads        // needed
+	Spec    Spec    // which database; needed
+	Remote  Remote  // needed
+	Members Remote  // asked for lookups first, see DB.Lookup; nil for nobody
+	Storage Storage // needed
+	Heads   Heads   // needed
+	// Refused is called for each answer that was refused, with why: Forked, Altered or
+	// Older. nil for nobody. It must not block.
+	Refused func(why string)
 	Logger  *slog.Logger // nil discards
 }
 
@@ -104,6 +109,7 @@ type DB struct {
 	members   Remote // may be nil
 	storage   Storage
 	heads     Heads
+	refused   func(why string)
 	log       *slog.Logger
 
 	flights singleflight.Group
@@ -123,6 +129,9 @@ type DB struct {
 	refreshed  time.Time  // last one that succeeded
 	refreshErr error      // outcome of the last one
 	vouchAgain time.Time  // no check of stored records before
+	trouble    Trouble    // the last contradiction
+	olderSince time.Time  // it answers with older heads since; zero: it does not
+	olderN     int64      // records of the last one
 }
 
 // New returns a client of the database that cfg.Spec names. It reads nothing yet.
@@ -140,6 +149,9 @@ func New(cfg Config) (*DB, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Refused == nil {
+		cfg.Refused = func(string) {}
+	}
 	return &DB{
 		name:      cfg.Spec.Name,
 		verifiers: note.VerifierList(verifier),
@@ -147,6 +159,7 @@ func New(cfg Config) (*DB, error) {
 		members:   cfg.Members,
 		storage:   cfg.Storage,
 		heads:     cfg.Heads,
+		refused:   cfg.Refused,
 		log:       cfg.Logger.With("sumdb", cfg.Spec.Name),
 		tiles:     newLRU[place, []byte](tilesKept),
 		pending:   newLRU[tlog.Tile, []byte](pendingKept),
@@ -172,7 +185,7 @@ func (d *DB) shared(ctx context.Context, key string, work func(context.Context) 
 			err = &cache.Error{Reason: cache.Slow, Source: d.name, Text: "no answer within " + workTimeout.String(), Err: err}
 		}
 		if cache.ReasonOf(err) == cache.Mismatch {
-			d.log.ErrorContext(ctx, "checksum database contradicts itself", "work", key, "err", err)
+			d.contradicted(ctx, key, err)
 		}
 		return data, err
 	})

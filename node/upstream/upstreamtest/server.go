@@ -34,8 +34,8 @@ type Server struct {
 	URL string // base URL without a slash at its end
 
 	t        testing.TB
+	signer   string
 	verifier string
-	sumdb    http.Handler
 
 	mu       sync.Mutex
 	modules  map[module.Version]*entry
@@ -46,6 +46,7 @@ type Server struct {
 	lies     map[module.Version]lie
 	recorded map[module.Version]bool // in the checksum database
 	sumdbOff bool
+	sumdb    http.Handler
 }
 
 // New starts a Server on a loopback port that holds mods. It stops with t.
@@ -80,6 +81,7 @@ func NewUnstarted(t testing.TB, mods ...Module) *Server {
 	}
 	s := &Server{
 		t:        t,
+		signer:   signer,
 		verifier: verifier,
 		modules:  make(map[module.Version]*entry),
 		queries:  make(map[string]string),

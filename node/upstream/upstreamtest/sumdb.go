@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb"
 	"golang.org/x/mod/sumdb/dirhash"
 )
 
@@ -80,7 +81,37 @@ func (s *Server) serveProxiedSumdb(w http.ResponseWriter, r *http.Request, rest 
 func (s *Server) serveSumdb(w http.ResponseWriter, r *http.Request, op string) {
 	r = r.Clone(r.Context())
 	r.URL.Path = op
-	s.sumdb.ServeHTTP(w, r)
+	s.mu.Lock()
+	db := s.sumdb
+	s.mu.Unlock()
+	db.ServeHTTP(w, r)
+}
+
+// ForkSumdb makes the checksum database go on with another history, signed with the same
+// key: its tree has so many records to begin with, none of which was in the other one. It
+// returns what takes that back.
+func (s *Server) ForkSumdb(records int) (undo func()) {
+	s.t.Helper()
+	ops := sumdb.NewTestServer(s.signer, func(modPath, version string) ([]byte, error) {
+		if strings.HasPrefix(modPath, "forked.test/") {
+			return fmt.Appendf(nil, "%[1]s %[2]s h1:fork\n%[1]s %[2]s/go.mod h1:fork\n", modPath, version), nil
+		}
+		return s.gosum(modPath, version)
+	})
+	for i := range records {
+		if _, err := ops.Lookup(s.t.Context(), module.Version{Path: fmt.Sprintf("forked.test/m%d", i), Version: "v1.0.0"}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	honest := s.sumdb
+	s.sumdb = sumdb.NewServer(ops)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.sumdb = honest
+	}
 }
 
 // gosum makes the go.sum lines of a version, lies included.
