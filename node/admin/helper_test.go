@@ -46,6 +46,9 @@ type cluster struct {
 	conns   map[string]*grpc.ClientConn
 	purger  admin.Purger
 	holds   map[string]map[string]*ringmodv1.Holding // by id, by target
+
+	auditors map[string]*auditor // by id
+	filler   filler              // of all
 }
 
 func entry(id, region, zone string) ring.Member {
@@ -59,7 +62,7 @@ func newCluster(t testing.TB, entries ...ring.Member) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, entries: entries, moods: map[string]mood{}, conns: map[string]*grpc.ClientConn{},
-		holds: map[string]map[string]*ringmodv1.Holding{},
+		holds: map[string]map[string]*ringmodv1.Holding{}, auditors: map[string]*auditor{},
 	}
 	var table ring.Members
 	for _, e := range entries {
@@ -131,6 +134,12 @@ func (c *cluster) config(id string) admin.Config {
 	}
 	if _, ok := c.view.Find(id); ok {
 		cfg.Holder = holder{c, id}
+	}
+	if a := c.auditors[id]; a != nil {
+		cfg.Auditor = a
+	}
+	if c.filler != nil {
+		cfg.Filler = c.filler
 	}
 	return cfg
 }
