@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
+	"github.com/ringmod/ringmod/node/upstream"
 )
 
 // Refs returns what the tags of the git repository at url point to: commits by ref, such as
@@ -40,13 +42,21 @@ func (d *Direct) Refs(ctx context.Context, path, url string) (map[string]string,
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, askLimit, errLimit)
 	defer cancel()
-	select {
-	case d.places <- struct{}{}:
-		defer func() { <-d.places }()
-	case <-ctx.Done():
-		return nil, d.ended(ctx)
+	if origin, err := json.Marshal(struct{ URL string }{url}); err == nil {
+		d.origins.learn(path, origin)
 	}
-	return d.lsRemote(ctx, list, url)
+	var refs map[string]string
+	_, err = d.politely(ctx, list, func() (_ *upstream.Response, err error) {
+		select {
+		case d.places <- struct{}{}:
+			defer func() { <-d.places }()
+		case <-ctx.Done():
+			return nil, d.ended(ctx)
+		}
+		refs, err = d.lsRemote(ctx, list, url)
+		return nil, err
+	})
+	return refs, err
 }
 
 // knows tells whether our go command has found the repository at url for some module: it
