@@ -37,8 +37,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ringmod/ringmod/internal/refresh"
 )
@@ -141,7 +144,11 @@ func (h *Handler) signed(r *http.Request, body []byte) answer {
 	if err != nil {
 		return answer{http.StatusBadRequest, err.Error()}
 	}
-	paths = append(paths, more...)
+	for _, path := range more {
+		if !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
+	}
 	if len(paths) == 0 {
 		return answer{http.StatusOK, "signed well; it names no repository that modules could be in"}
 	}
@@ -149,13 +156,20 @@ func (h *Handler) signed(r *http.Request, body []byte) answer {
 	if replayed {
 		return answer{http.StatusOK, "this delivery was seen before: nothing was done"}
 	}
-	for _, path := range paths {
-		if err := h.turns.take(r.Context(), path, h.cfg.Refresh); err != nil {
-			forget()
-			h.log.WarnContext(r.Context(), "a push was told and not passed on", "module", path, "err", err)
-			return answer{http.StatusServiceUnavailable, "the nodes could not be told: " + strings.ToValidUTF8(err.Error(), "")}
-		}
+	if err := h.tell(r.Context(), paths); err != nil {
+		forget()
+		h.log.WarnContext(r.Context(), "a push was told and not passed on", "module", paths[0], "err", err)
+		return answer{http.StatusServiceUnavailable, "the nodes could not be told: " + strings.ToValidUTF8(err.Error(), "")}
 	}
 	h.log.InfoContext(r.Context(), "a push was told", "module", paths[0], "modules", len(paths), "event", event)
 	return answer{http.StatusOK, "looking again for " + strings.Join(paths, ", ") + " and all modules below"}
+}
+
+// tell gives orders for paths, all at once, so that a node that hangs costs its time once.
+func (h *Handler) tell(ctx context.Context, paths []string) error {
+	var telling errgroup.Group
+	for _, path := range paths {
+		telling.Go(func() error { return h.turns.take(ctx, path, h.cfg.Refresh) })
+	}
+	return telling.Wait()
 }

@@ -120,15 +120,15 @@ func TestHooks(t *testing.T) {
 		want              []string
 		text              string
 	}{
-		{"GitHub", "", push, hub(secret, push), 200, all, "looking again for example.com/Owner/repo"},
-		{"GitHub, as a form", "", form, with(hub(secret, form), "Content-Type", "application/x-www-form-urlencoded"), 200, all, ""},
-		{"the other secret", "", push, hub(other, push), 200, all, ""},
-		{"Gitea", "", push, map[string]string{"X-Gitea-Event": "create", "X-Gitea-Signature": hex.EncodeToString(sum(secret, push))}, 200, all, ""},
+		{"GitHub", "", push, hub(secret, push), 200, slices.Clone(all), "looking again for example.com/Owner/repo"},
+		{"GitHub, as a form", "", form, with(hub(secret, form), "Content-Type", "application/x-www-form-urlencoded"), 200, slices.Clone(all), ""},
+		{"the other secret", "", push, hub(other, push), 200, slices.Clone(all), ""},
+		{"Gitea", "", push, map[string]string{"X-Gitea-Event": "create", "X-Gitea-Signature": hex.EncodeToString(sum(secret, push))}, 200, slices.Clone(all), ""},
 		{"GitLab's token", "", gitlab, map[string]string{"X-Gitlab-Event": "Tag Push Hook", "X-Gitlab-Token": secret}, 200, []string{"git.example.com/group/sub/m", "git.example.com/group/sub/m.git"}, ""},
 		{"standard webhooks", "", push, map[string]string{
 			"Webhook-Id": "1", "Webhook-Timestamp": "2", "Webhook-Signature": "v1,bad v1," + base64.StdEncoding.EncodeToString(sum(string(key), "1.2."+push)),
-		}, 200, all, ""},
-		{"vanity", "?module=go.example.com/m&module=go.example.com/n", push, hub(secret, push), 200, append(slices.Clone(all), "go.example.com/m", "go.example.com/n"), ""},
+		}, 200, slices.Clone(all), ""},
+		{"vanity", "?module=go.example.com/m&module=go.example.com/m&module=example.com/owner/repo&module=go.example.com/n", push, hub(secret, push), 200, append(slices.Clone(all), "go.example.com/m", "go.example.com/n"), ""},
 		{"ping", "", push, with(hub(secret, push), "X-GitHub-Event", "ping"), 200, nil, "nothing to do"},
 		{"no repository", "", "{}", hub(secret, "{}"), 200, nil, "names no repository"},
 		{"repository at an IP", "", `{"repository":{"clone_url":"https://10.0.0.1/a/b"}}`, hub(secret, `{"repository":{"clone_url":"https://10.0.0.1/a/b"}}`), 200, nil, ""},
@@ -147,7 +147,10 @@ func TestHooks(t *testing.T) {
 			t.Parallel()
 			h, o := newHandler(t, secretFile(t, "# of the team", secret, "", other))
 			status, text := post(t, h, tt.query, tt.body, tt.header)
-			if got := o.take(); status != tt.status || !slices.Equal(got, tt.want) || !strings.Contains(text, tt.text) {
+			got := o.take()
+			slices.Sort(got)
+			slices.Sort(tt.want)
+			if status != tt.status || !slices.Equal(got, tt.want) || !strings.Contains(text, tt.text) {
 				t.Errorf("answered %d, %q and ordered %q, want %d, %q and %q", status, text, got, tt.status, tt.text, tt.want)
 			}
 		})

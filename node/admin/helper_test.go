@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/refresh"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
@@ -45,6 +46,7 @@ type cluster struct {
 	down    []string // as gossip sees it
 	conns   map[string]*grpc.ClientConn
 	purger  admin.Purger
+	orders  map[string]*refresh.Orders               // by id
 	holds   map[string]map[string]*ringmodv1.Holding // by id, by target
 
 	auditors map[string]*auditor // by id
@@ -87,6 +89,7 @@ func (c *cluster) serve(e ring.Member) {
 	admin.Register(server, c.config(e.ID))
 	if e.Role == ring.Node {
 		node.Register(server, node.ServiceConfig{Holder: holder{c, e.ID}})
+		node.RegisterPeer(server, node.PeerParts{Outdater: c.refreshes(e.ID)})
 	}
 	go func() { _ = server.Serve(listener) }()
 	conn, err := grpc.NewClient("passthrough:///"+e.ID, append(wire.DialOptions(new(wire.Pool), wire.Near),
@@ -128,8 +131,8 @@ func (c *cluster) behave(id string) grpc.UnaryServerInterceptor {
 
 func (c *cluster) config(id string) admin.Config {
 	cfg := admin.Config{
-		Purger: c.purger,
-		Self:   id, Membership: c, Conns: caller{c, id},
+		Purger: c.purger, Refreshes: c.refreshes(id),
+		Self: id, Membership: c, Conns: caller{c, id},
 		Reporter: &admin.Local{Version: "v1-" + id, Started: time.Now(), View: c.View, Fills: func() int { return len(id) }},
 	}
 	if _, ok := c.view.Find(id); ok {
