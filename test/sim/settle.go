@@ -31,7 +31,7 @@ func (w *World) settle(patient bool) []string {
 	limit := replicating
 	for _, m := range w.nodes("") {
 		if m.away && !m.forgot && m.boots.Load() > 0 {
-			if patient {
+			if patient && w.mostRun(m.region) {
 				limit = replicating + forgetting
 			} else {
 				w.forget(m)
@@ -52,6 +52,22 @@ func (w *World) settle(patient bool) []string {
 			return bad
 		}
 	}
+}
+
+// mostRun tells whether at least half of the nodes of a region that are in run. Else
+// they cannot know that it is not them who are cut off, and leave it to an operator to
+// forget the others (node/member).
+func (w *World) mostRun(region string) bool {
+	in, up := 0, 0
+	for _, m := range w.nodes(region) {
+		switch {
+		case m.running != nil:
+			in, up = in+1, up+1
+		case m.boots.Load() > 0 && !m.forgot && !m.life().IsTombstone():
+			in++
+		}
+	}
+	return 2*up >= in
 }
 
 // scrub lets an operator have everything checked.

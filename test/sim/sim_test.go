@@ -39,8 +39,9 @@ var regressions = []struct {
 	{1487, "the age of a list was counted from the end of a slow body (node)"},
 	{1769, "two nodes that had lost the same copies fetched them from upstream, each for itself (node/scrub)"},
 	{1936, "a node that was killed and moved in its first minute knew nobody but its seeds, which were gone (node/member)"},
-	{2537, "who joined a fill that ended in trouble was not given the copy that had come before he asked (gateway/cluster)"},
 	{1970, "a node fetched again what it had lost, and another region had it (node/scrub)"},
+	{2537, "who joined a fill that ended in trouble was not given the copy that had come before he asked (gateway/cluster)"},
+	{2712, "most nodes of a region were lost, which only an operator may forget: the simulated one did not (test/sim)"},
 }
 
 func TestRegressions(t *testing.T) {
