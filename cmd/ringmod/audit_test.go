@@ -35,13 +35,15 @@ func TestAuditView(t *testing.T) {
 	}{
 		{"nothing", []*ringmodv1.AuditResponse{done("n1")}, []string{"Nothing that is held is known to have changed"}, ""},
 		{
-			"moved, vanished, restored", []*ringmodv1.AuditResponse{done("n1", finding("v1.0.0", "fedcba9876543210"), closed), done("n2", finding("v1.2.0", ""))},
+			"moved, vanished, restored",
+			[]*ringmodv1.AuditResponse{done("n1", finding("v1.0.0", "fedcba9876543210"), closed), done("n2", finding("v1.2.0", ""))},
 			[]string{"example.com/m  v1.0.0   moved     0123456789ab  fedcba987654  1h ago", "vanished", "v1.1.0 is upstream again as it is held", "2 versions have changed"},
 			"",
 		},
 		{"found by two", []*ringmodv1.AuditResponse{done("n1", finding("v1.0.0", "")), done("n2", finding("v1.0.0", ""))}, []string{"1 version has changed"}, ""},
 		{
-			"one that did not answer", []*ringmodv1.AuditResponse{done("n1"), {NodeId: "n2", Done: true, Error: &ringmodv1.ErrorDetail{Text: "no answer"}}},
+			"one that did not answer",
+			[]*ringmodv1.AuditResponse{done("n1"), {NodeId: "n2", Done: true, Error: &ringmodv1.ErrorDetail{Text: "no answer"}}},
 			nil, "n2 did not answer: no answer",
 		},
 		{"one that did not finish", []*ringmodv1.AuditResponse{{NodeId: "n1"}}, nil, "n1 did not finish"},
