@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,9 +290,9 @@ func FuzzHook(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := 0
+		var n atomic.Int32 // orders are given at once
 		h := hook.New(hook.Config{Secrets: secrets, Refresh: func(_ context.Context, s refresh.Subject) error {
-			if n++; n > 100 || s.Check() != nil || !strings.Contains(s.Path, ".") {
+			if n := n.Add(1); n > 100 || s.Check() != nil || !strings.Contains(s.Path, ".") {
 				t.Errorf("ordered %d, %q", n, s.Path)
 			}
 			return nil

@@ -339,15 +339,15 @@ func TestListAges(t *testing.T) {
 			up    int
 		}{
 			{0, ids[1], 0, false, 1},                                     // by way of home
-			{50 * time.Second, ids[2], 50 * time.Second, false, 1},       // from home's own
-			{20 * time.Second, ids[2], 70 * time.Second, true, 1},        // while home refreshes
-			{time.Second, ids[2], time.Second, false, 2},                 // done
-			{time.Second, ids[1], 72 * time.Second, true, 2},             // while it asks home
-			{time.Second, ids[1], 3 * time.Second, false, 2},             // done
-			{20 * time.Minute, ids[1], 0, false, 3},                      // too old to wait behind one's back
+			{50 * time.Second, ids[2], 0, false, 2},                      // home does not hand on what is soon to be asked for anew
+			{20 * time.Second, ids[2], 20 * time.Second, false, 2},       // its own
+			{2 * time.Second, ids[1], 22 * time.Second, false, 2},        // its own is too old, and home's is not
+			{20 * time.Minute, ids[1], 0, false, 3},                      // home's is, too
 			{30 * time.Second, ids[0], 30 * time.Second, false, 3},       // home itself
 			{30*time.Second + 500*time.Millisecond, ids[2], 0, false, 4}, // home is asked and asks
-			{time.Second, ids[1], 62 * time.Second, true, 4},             // its own, while it asks home
+			{time.Second, ids[1], time.Second, false, 4},                 // home has just asked
+			{49 * time.Second, ids[0], 50 * time.Second, false, 5},       // home's own, while it asks anew
+			{time.Second, ids[0], time.Second, false, 5},                 // done
 		} {
 			time.Sleep(step.after)
 			body, age, stale := get(step.id)
