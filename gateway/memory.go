@@ -34,8 +34,9 @@ type place struct {
 	newer, older *place // under memory.mu; links of its own spare the garbage collector one object in each entry
 }
 
-// overhead is what an entry costs beside its body and name: headers, map, queue.
-const overhead = 1 << 10
+// overhead is what an entry costs beside its body and name: headers, map, queue. 39,000
+// .info of 193 bytes took 53.6 MB of heap (heap_inuse).
+const overhead = 1152
 
 // newMemory returns a memory of limit bytes; it keeps nothing when limit is
 // not positive.
