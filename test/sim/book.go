@@ -31,6 +31,7 @@ type answer struct {
 	age      time.Duration
 	whole    bool     // the body came to its end
 	wrong    string   // what is not right with a whole body
+	astray   bool     // what came of a broken body is not how the object begins
 	state    int      // of a mutable target: see state
 	text     string   // of an answer that is no object
 	held     holders  // at the start; at the end too

@@ -66,6 +66,10 @@ func (b *book) judge(a answer) string {
 		return "I1/I2 " + a.wrong
 	case a.wrong != "":
 		return ""
+	case a.astray && !b.deceived(a):
+		return "I1/I2 broken off after bytes that upstream never sent"
+	case a.astray: // nothing can be put behind what has gone out
+		return ""
 	case a.whole && a.status == 200:
 		return cmp.Or(b.judgePurged(a), b.judgeAge(a), b.judgeTime(a))
 	case a.whole && (a.status == 404 || a.status == 410):
@@ -82,6 +86,13 @@ func (b *book) judge(a answer) string {
 func (b *book) passedOn(a answer) bool {
 	return slices.ContainsFunc(b.w.out.history(), func(f fetch) bool {
 		return f.by == a.gateway && f.target == a.target && f.bad && !f.start.After(a.end) && !f.end.Before(a.start.Add(-time.Second))
+	})
+}
+
+// deceived tells whether upstream sent something wrong to anybody meanwhile.
+func (b *book) deceived(a answer) bool {
+	return slices.ContainsFunc(b.w.out.history(), func(f fetch) bool {
+		return f.target == a.target && f.bad && !f.start.After(a.end) && (f.end.IsZero() || !f.end.Before(a.start.Add(-time.Second)))
 	})
 }
 

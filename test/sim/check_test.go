@@ -225,6 +225,15 @@ func TestCheckFindsFaults(t *testing.T) {
 			h.answered(aZip, -800, func(a *answer) { a.end = a.start.Add(11 * time.Second) })
 		}, ""},
 		"broken off": {func(h *history) { h.answered(aZip, -800, func(a *answer) { a.whole = false }) }, "upstream was well"},
+		"broken off astray": {func(h *history) {
+			h.answered(aZip, -800, func(a *answer) { a.whole, a.astray = false, true })
+		}, "never sent"},
+		"broken off as upstream was wrong": {func(h *history) {
+			h.since(-850, func() { h.out.setMood(1, moodWrong) })
+			h.fetched("n1", aZip, -800, -799, nil)
+			h.out.fetches[len(h.out.fetches)-1].bad = true
+			h.answered(aZip, -800, func(a *answer) { a.whole, a.astray = false, true })
+		}, ""},
 		"broken off as the gateway died": {func(h *history) {
 			h.since(-799.5, func() { h.machines["g1"].running = nil })
 			h.answered(aZip, -800, func(a *answer) { a.whole = false })

@@ -85,6 +85,7 @@ func (c *clients) get(gw *machine, t target.Target, h how) answer {
 	defer cancel()
 	body, err := c.ask(ctx, gw, &a)
 	a.end, a.err, a.whole = time.Now(), err, err == nil && !h.leave
+	a.astray = err != nil && a.status == http.StatusOK && strays(body, t)
 	if a.whole {
 		a.judge(body)
 		if a.state < 0 && a.status == http.StatusOK && t.Kind == target.List {
@@ -163,6 +164,12 @@ func (a *answer) judge(body []byte) {
 	case !bytes.Equal(body, immutableContent(a.target, mod)):
 		a.wrong = whose(body, a.target)
 	}
+}
+
+// strays tells whether a broken body is not how the object begins.
+func strays(body []byte, t target.Target) bool {
+	mod, _ := place(t)
+	return t.Kind.Immutable() && t.Kind != target.SumdbLookup && !bytes.HasPrefix(immutableContent(t, mod), body)
 }
 
 // whose tells which object a body is that is not t.

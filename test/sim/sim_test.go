@@ -42,6 +42,7 @@ var regressions = []struct {
 	{1970, "a node fetched again what it had lost, and another region had it (node/scrub)"},
 	{2537, "who joined a fill that ended in trouble was not given the copy that had come before he asked (gateway/cluster)"},
 	{2712, "most nodes of a region were lost, which only an operator may forget: the simulated one did not (test/sim)"},
+	{2327, "a zip was cut off as upstream had sent something else, after too much of it to be mended from a copy (test/sim)"},
 }
 
 func TestRegressions(t *testing.T) {
