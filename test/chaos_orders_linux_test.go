@@ -15,7 +15,7 @@ import (
 )
 
 // ordered is how long what an operator orders may take once everything else is healed.
-const ordered = 5 * time.Minute
+const ordered = 15 * time.Minute
 
 // order gives an order about a node to one member after the other until one of them says
 // that it was done.
