@@ -30,14 +30,14 @@ build: ## build everything, the static binary into bin/
 	CGO_ENABLED=0 go build -trimpath -o bin/ringmod ./cmd/ringmod
 
 # The race detector needs cgo, hence the C compiler. The simulator plays 10 seeds
-# under it and 50 without. With cmd/ringmod/default.pgo everything would be
+# under it, and 50 and those that have failed once without. With cmd/ringmod/default.pgo everything would be
 # compiled twice.
 .PHONY: test
 test: ## test with the race detector; needs no network, takes under 10 minutes
 	@.ci/need gcc gcc libc6-dev
 	@.ci/need git git ca-certificates
 	CGO_ENABLED=1 go test -race -pgo=off -shuffle=on -short -timeout 20m ./...
-	go test -pgo=off -short -run '^TestSeeds$$' ./test/sim
+	go test -pgo=off -short -run '^Test(Seeds|Regressions)$$' ./test/sim
 
 # Without the race detector: it would make the long suites several times longer
 # and falsify what they measure, memory above all. `test` has it.

@@ -47,6 +47,9 @@ var regressions = []struct {
 
 func TestRegressions(t *testing.T) {
 	t.Parallel()
+	if testing.Short() && raced {
+		t.Skip("they are played without the race detector (make test), which would take minutes")
+	}
 	for _, r := range regressions {
 		t.Run(fmt.Sprint(r.seed), func(t *testing.T) {
 			t.Parallel()
