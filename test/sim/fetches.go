@@ -142,7 +142,7 @@ func (b *book) tooMany(all []fetch) []string {
 func (b *book) tooOften(all []fetch) []string {
 	for k, f := range all[1:] {
 		last := all[k]
-		if !last.failed(f.start) && b.kept(last) && f.start.Sub(last.start) < 45*time.Second-2*time.Second && b.disturbances(last.start.Add(-settling), f.start) == 0 {
+		if !last.failed(f.start) && b.kept(last) && f.start.Sub(last.start) < 45*time.Second-2*time.Second && b.disturbances(last.start.Add(-settling), f.start.Add(watching)) == 0 {
 			return []string{fmt.Sprintf("%s %s: I3 before the last answer was old: %s", b.at(f.start), &f, b.list(all[:k+2]))}
 		}
 	}

@@ -44,6 +44,7 @@ type machine struct {
 	away    bool       // for good: lost or left
 	state   ring.State // as the node had it last, 0 before
 	forgot  bool       // by the others
+	by      int        // how many of these have forgotten it so far
 	ended   []*process
 }
 
@@ -210,11 +211,14 @@ func (m *machine) life() ring.State {
 	return cmp.Or(m.state, ring.Active)
 }
 
+// watching is how often watch looks.
+const watching = time.Second
+
 // sleep passes time, and sees meanwhile how the states of the nodes change, and who
 // has left.
 func (w *World) sleep(d time.Duration) {
 	for end := time.Now().Add(d); time.Until(end) > 0; w.watch() {
-		time.Sleep(min(time.Second, time.Until(end)))
+		time.Sleep(min(watching, time.Until(end)))
 	}
 }
 
@@ -231,8 +235,10 @@ func (w *World) watch() {
 				w.stop(m)
 			default:
 			}
-		} else if m.away && !m.forgot && w.isForgotten(m) {
-			m.forgot, changed = true, true
+		} else if m.away && !m.forgot {
+			by := w.forgetters(m)
+			changed = by != m.by || changed // placement has changed for some
+			m.by, m.forgot = by, by == len(w.live())
 		}
 	}
 	if changed {
@@ -240,14 +246,14 @@ func (w *World) watch() {
 	}
 }
 
-// isForgotten tells whether all others have forgotten a machine.
-func (w *World) isForgotten(m *machine) bool {
+// forgetters returns how many of the others have forgotten a machine.
+func (w *World) forgetters(m *machine) (by int) {
 	for _, p := range w.live() {
-		if e, known := p.member.Member(m.id); known && !e.State.IsTombstone() {
-			return false
+		if e, known := p.member.Member(m.id); !known || e.State.IsTombstone() {
+			by++
 		}
 	}
-	return true
+	return by
 }
 
 // live returns the processes that run, frozen ones too.
