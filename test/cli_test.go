@@ -35,7 +35,7 @@ func TestBadInput(t *testing.T) {
 	used := t.TempDir()
 	harness.Serve(t, "--data-dir", used, "--offline", "--sumdb", "off")
 
-	ports := []string{"--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--sumdb", "off"}
+	ports := []string{"--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--gossip-addr", "127.0.0.1:0", "--sumdb", "off"}
 	serve := func(args ...string) []string { return append(append([]string{"serve"}, ports...), args...) }
 	tests := []struct {
 		name   string
@@ -51,7 +51,7 @@ func TestBadInput(t *testing.T) {
 		{name: "bad port", args: []string{"serve", "--offline", "--http-addr", "127.0.0.1:99999"}, status: 2, want: "65535"},
 		{name: "bad level", args: serve("--log-level", "loud"), status: 2, want: "debug, info, warn"},
 		{name: "bad format", args: serve("--log-format", "xml"), status: 2, want: "text nor json"},
-		{name: "bad sumdb", args: append(serve("--offline", "--data-dir", dir)[:7], "--sumdb", "unknown.example.com"), status: 2, want: "unknown.example.com"},
+		{name: "bad sumdb", args: append(serve("--offline", "--data-dir", dir)[:9], "--sumdb", "unknown.example.com"), status: 2, want: "unknown.example.com"},
 		{name: "bad upstream", args: serve("--upstream", "ftp://mirror.example.com"), status: 2, want: "ftp"},
 		{name: "bad environment", env: []string{"RINGMOD_OFFLINE=perhaps"}, args: serve(), status: 2, want: "RINGMOD_OFFLINE"},
 		{name: "bad configuration", args: serve("--config", config), status: 2, want: `unknown key "htp-addr"`},
@@ -94,7 +94,7 @@ func TestUpstreamIsOurselves(t *testing.T) {
 	}
 	addr := free.Addr().String()
 	free.Close()
-	status, _, stderr := harness.Run(t, nil, "serve", "--http-addr", addr, "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
+	status, _, stderr := harness.Run(t, nil, "serve", "--http-addr", addr, "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--gossip-addr", "127.0.0.1:0",
 		"--data-dir", t.TempDir(), "--upstream", "http://"+addr)
 	if status != 2 || !strings.Contains(stderr, "leads back") {
 		t.Errorf("exit status %d, stderr %q, want 2 and a line that says that the upstream leads back here", status, stderr)
