@@ -282,6 +282,7 @@ func TestHasRoom(t *testing.T) {
 	for i := 40; d.HasRoom(); i++ { // eviction may have gone a little below
 		commitVersion(t, d, fmt.Sprintf("example.com/m%d/@v/v1.0.0", i), 100_000)
 	}
+	settled(t, d)
 	gone := 0
 	for i := range 40 {
 		name := fmt.Sprintf("example.com/m%d/@v/v1.0.0.zip", i)
