@@ -43,6 +43,7 @@ var regressions = []struct {
 	{2537, "who joined a fill that ended in trouble was not given the copy that had come before he asked (gateway/cluster)"},
 	{2712, "most nodes of a region were lost, which only an operator may forget: the simulated one did not (test/sim)"},
 	{2327, "a zip was cut off as upstream had sent something else, after too much of it to be mended from a copy (test/sim)"},
+	{987, "a coordinator that had just become one asked upstream, which was called needless until all had seen the change (test/sim)"},
 }
 
 func TestRegressions(t *testing.T) {
