@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -204,20 +203,9 @@ func receiveAudit(ctx context.Context, conn grpc.ClientConnInterface, id string,
 	if err != nil {
 		return wire.FromStatus(err, id)
 	}
-	for {
-		r, err := stream.Recv()
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
-			return wire.FromStatus(err, id)
-		case r.GetNodeId() != id || len(r.GetFindings()) > findingsAtOnce:
-			return errOther
-		}
-		if err := send(r); err != nil {
-			return err
-		}
-	}
+	return relay(stream, id, func(r *ringmodv1.AuditResponse) bool {
+		return r.GetNodeId() == id && len(r.GetFindings()) <= findingsAtOnce
+	}, send)
 }
 
 // addUses adds who still asks for what was found, at all nodes together.

@@ -162,6 +162,11 @@ func (s *service) scrubThere(ctx context.Context, id string, req *ringmodv1.Scru
 	if err != nil {
 		return wire.FromStatus(err, id)
 	}
+	return relay(stream, id, func(r *ringmodv1.ScrubResponse) bool { return r.GetNodeId() == id }, send)
+}
+
+// relay hands on what a node tells, while it is what the node may tell.
+func relay[R any](stream grpc.ServerStreamingClient[R], id string, fits func(*R) bool, send func(*R) error) error {
 	for {
 		r, err := stream.Recv()
 		switch {
@@ -169,7 +174,7 @@ func (s *service) scrubThere(ctx context.Context, id string, req *ringmodv1.Scru
 			return nil
 		case err != nil:
 			return wire.FromStatus(err, id)
-		case r.GetNodeId() != id:
+		case !fits(r):
 			return errOther
 		}
 		if err := send(r); err != nil {

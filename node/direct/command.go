@@ -123,31 +123,17 @@ func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*fou
 	if err != nil {
 		return nil, internal("preparing what the go command needs", err)
 	}
-	defer func() {
-		if err := v.end(); err != nil {
-			d.log.ErrorContext(ctx, "cannot remove the credentials of a command that has ended", "err", err)
-		}
-	}()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	cmd := exec.CommandContext(ctx, d.cfg.Go, args...)
-	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
-	killTogether(cmd)
-	out := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
-	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
-	cmd.Stdout, cmd.Stderr = out, complaints
-	start := time.Now()
-	err = cmd.Run()
-	d.log.DebugContext(ctx, "go command", "key", t.String(), "duration_ms", time.Since(start).Milliseconds(), "err", err)
-	switch {
-	case errors.Is(err, exec.ErrNotFound):
+	defer d.leave(ctx, v)
+	out, text, err := d.execute(ctx, t, v, d.cfg.Go, args...)
+	if errors.Is(err, exec.ErrNotFound) {
 		return nil, &cache.Error{Reason: cache.Broken, Source: source, Err: err, Text: "version control (direct) needs the go command, and there is none here: " +
 			"install go on this node, or put a module proxy before \"direct\" in --upstream"}
-	case ctx.Err() != nil:
-		return nil, d.ended(ctx)
+	}
+	if ended, ok := errors.AsType[*cache.Error](err); ok {
+		return nil, ended
 	}
 	var f found
-	if decoded := json.Unmarshal(out.buf.Bytes(), &f); err == nil && decoded != nil {
+	if decoded := json.Unmarshal(out, &f); err == nil && decoded != nil {
 		return nil, internal("reading what the go command says", decoded)
 	}
 	if err == nil && f.Error == "" {
@@ -157,32 +143,48 @@ func (d *Direct) run(ctx context.Context, t target.Target, args ...string) (*fou
 	if _, failed := errors.AsType[*exec.ExitError](err); !failed && err != nil {
 		return nil, internal("running the go command", err)
 	}
-	text := complaints.buf.String()
 	if f.Error != "" { // of go mod download
 		text = f.Error
 	}
 	if strings.Contains(text, noProtocol) {
-		text += "\n" + d.whyNot(ctx, t.Path, v)
+		text += "\n" + d.whyNot(ctx, t, v)
 	}
 	return nil, d.classify(ctx, t, v, text)
 }
 
+// execute runs a program in the sandbox, with what v gives it, and returns what it prints
+// and the beginning of its complaints. The error is a *cache.Error where ctx ended it,
+// with all its children, or it printed too much.
+func (d *Direct) execute(ctx context.Context, t target.Target, v *visit, program string, args ...string) (out []byte, complaints string, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
+	killTogether(cmd)
+	printed := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
+	complained := &bounded{limit: maxErrors, exceeded: func() {}}
+	cmd.Stdout, cmd.Stderr = printed, complained
+	start := time.Now()
+	err = cmd.Run()
+	d.log.DebugContext(ctx, "command", "key", t.String(), "program", program, "duration_ms", time.Since(start).Milliseconds(), "err", err)
+	if ctx.Err() != nil && !errors.Is(err, exec.ErrNotFound) {
+		err = d.ended(ctx)
+	}
+	return printed.buf.Bytes(), complained.buf.String(), err
+}
+
 // whyNot asks git what stands in the way where the go command has tried one protocol
 // after the other, and says of each attempt nothing.
-func (d *Direct) whyNot(ctx context.Context, path string, v *visit) string {
-	root, _, ok := strings.Cut(path+"/", ".git/")
+func (d *Direct) whyNot(ctx context.Context, t target.Target, v *visit) string {
+	root, _, ok := strings.Cut(t.Path+"/", ".git/")
 	if !ok {
 		return ""
 	}
-	cmd := exec.CommandContext(ctx, "git", "ls-remote", "-q", "https://"+root+".git", "HEAD")
-	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
-	killTogether(cmd)
-	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
-	cmd.Stderr = complaints
-	if cmd.Run() == nil {
+	_, complaints, err := d.execute(ctx, t, v, "git", "ls-remote", "-q", "https://"+root+".git", "HEAD")
+	if err == nil {
 		return ""
 	}
-	return complaints.buf.String()
+	return complaints
 }
 
 // ended is the error of a command that ctx has ended.

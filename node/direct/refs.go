@@ -5,12 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -75,29 +74,15 @@ func (d *Direct) lsRemote(ctx context.Context, t target.Target, url string) (map
 	if err != nil {
 		return nil, internal("preparing what git needs", err)
 	}
-	defer func() {
-		if err := v.end(); err != nil {
-			d.log.ErrorContext(ctx, "cannot remove the credentials of a command that has ended", "err", err)
-		}
-	}()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	cmd := exec.CommandContext(ctx, "git", "ls-remote", "--tags", "-q", "--", url)
-	cmd.Dir, cmd.Env, cmd.WaitDelay = d.work(), d.environ(v), afterKill
-	killTogether(cmd)
-	out := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
-	complaints := &bounded{limit: maxErrors, exceeded: func() {}}
-	cmd.Stdout, cmd.Stderr = out, complaints
-	start := time.Now()
-	err = cmd.Run()
-	d.log.DebugContext(ctx, "git ls-remote", "key", t.String(), "duration_ms", time.Since(start).Milliseconds(), "err", err)
-	switch {
-	case ctx.Err() != nil:
-		return nil, d.ended(ctx)
-	case err != nil:
-		return nil, d.classify(ctx, t, v, complaints.buf.String())
+	defer d.leave(ctx, v)
+	out, complaints, err := d.execute(ctx, t, v, "git", "ls-remote", "--tags", "-q", "--", url)
+	if ended, ok := errors.AsType[*cache.Error](err); ok {
+		return nil, ended
 	}
-	return refsOf(out.buf.Bytes()), nil
+	if err != nil {
+		return nil, d.classify(ctx, t, v, complaints)
+	}
+	return refsOf(out), nil
 }
 
 // refsOf reads lines of a hash and a ref. For an annotated tag there is a second one with

@@ -53,6 +53,13 @@ func (d *Direct) equip(ctx context.Context, path string) (*visit, error) {
 	return v, nil
 }
 
+// leave ends a visit.
+func (d *Direct) leave(ctx context.Context, v *visit) {
+	if err := v.end(); err != nil {
+		d.log.ErrorContext(ctx, "cannot remove the credentials of a command that has ended", "err", err)
+	}
+}
+
 func (v *visit) file(name string) string { return filepath.Join(v.dir, name) }
 
 func (v *visit) write(name, content string) error {
