@@ -153,6 +153,7 @@ func TestConflictsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		w.disk.atOnce = 2 // of a conflict and of a suspect, one each
 		s := w.run(nil)
 		for i := range 5000 {
 			s.Conflict(parse(t, name(i)), "n2", &ringmodv1.Copy{Target: name(i), Sha256: make([]byte, 32)})
