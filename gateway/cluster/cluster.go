@@ -246,15 +246,15 @@ func (c *Cluster) wholeZip(ctx context.Context, req cache.Request) (*cache.Objec
 	return c.direct(ctx, question{req: req, slow: true})
 }
 
-// direct answers a zip without a spool. A fill that fails while it is held back is
-// followed by a copy, of whatever size.
+// direct answers a zip without a spool. A fill that fails while it is held back, by
+// upstream or by its node, is followed by a copy, of whatever size.
 func (c *Cluster) direct(ctx context.Context, q question) (*cache.Object, error) {
 	r, err := c.find(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	obj, err := c.hold(c.object(ctx, q, r), maxSmallZip)
-	if err == nil || !spoken(err) {
+	if err == nil || !spoken(err) && !goesOn(err, false) {
 		return obj, asError(err)
 	}
 	q.copies, q.avoid = true, r.node.id

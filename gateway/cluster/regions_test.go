@@ -145,6 +145,22 @@ func TestCopiesAfterHalfAFill(t *testing.T) {
 	}
 }
 
+// Nor is a node whose disk fails under a fill of what upstream sends wrong.
+func TestCopyAfterAFillOfAFailingNode(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t way) {
+		data := pattern(1000)
+		f := newNodes(t, "eu/a/e1", "us/a/u1")
+		f.nodes["u1"].holds[zipName] = data
+		f.upstream[zipName] = data[:900]
+		f.nodes["e1"].breakAt, f.nodes["e1"].broken = 1, said(cache.Internal)
+		got, _, err := get(t, newCluster(t, f, t.change), request(t, zipName))
+		if err != nil || !bytes.Equal(got, data) {
+			t.Errorf("got %d bytes, %v, want all of the copy", len(got), err)
+		}
+	})
+}
+
 // fakeUpstream is the last resort.
 type fakeUpstream struct {
 	objects map[string][]byte
