@@ -23,14 +23,15 @@ import (
 
 // sender is the sending end of a Get. Until it is stopped it gives a sign of life
 // whenever nothing else was sent for a heartbeat, so that a slow upstream never
-// looks like a dead node.
+// looks like a dead node; a disk that hangs is to.
 type sender struct {
 	stream  grpc.ServerStreamingServer[ringmodv1.GetResponse]
 	pool    *wire.Pool
 	gone    <-chan struct{} // closed when the caller has left
 	view    func() (digest, seq uint64)
 	metrics *Metrics
-	fanout  uint32        // over how many ranks callers may spread the object
+	fanout  uint32 // over how many ranks callers may spread the object
+	disk    diskWait
 	turn    chan struct{} // held by who sends; also guards what follows
 
 	beat    *time.Timer // nil once it is stopped
@@ -53,7 +54,7 @@ func newSender(ctx context.Context, stream grpc.ServerStreamingServer[ringmodv1.
 // alive sends a sign of life.
 func (s *sender) alive() {
 	_ = s.do(func() error {
-		if s.beat == nil {
+		if s.beat == nil || s.disk.isStuck() {
 			return nil
 		}
 		progress := &ringmodv1.Progress{Phase: s.phase, Fetched: s.fetched, Total: s.total}

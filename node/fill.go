@@ -40,9 +40,15 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	n.logFailure(ctx, t, err)
 }
 
-// Abandon ends all fills that run, as the disk cannot be read: they may wait for it for as
-// long as it hangs. Who follows one asks another node.
+// Abandon ends all fills and refreshes that run, as the disk cannot be read: they may wait
+// for it for as long as it hangs. Who follows one asks another node.
 func (n *Node) Abandon() {
+	n.mu.Lock()
+	for key, r := range n.refreshes {
+		close(r.dead)
+		delete(n.refreshes, key)
+	}
+	n.mu.Unlock()
 	n.flights.mu.Lock()
 	defer n.flights.mu.Unlock()
 	for _, f := range n.flights.running {

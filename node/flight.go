@@ -93,8 +93,10 @@ type flight struct {
 	done     bool          // the fill is over: stored, kept or err
 	err      error
 
-	followers int    // that wait or read
-	kept      *spool // what was not stored, for those who wait for all of it
+	followers int         // that wait or read
+	kept      *spool      // what was not stored, for those who wait for all of it
+	entry     store.Entry // of the zip that was stored
+	file      store.File  // its bytes, for those whom eviction comes before; nil = none are left
 }
 
 // flightState is what a follower sees at one moment.
@@ -196,6 +198,19 @@ func (f *flight) end(err error) {
 // keep takes over s, which is complete, until nobody waits or reads any more.
 func (f *flight) keep(s *spool) { f.change(func() { f.kept = s }) }
 
+// commit takes over the file of a zip that was stored, likewise.
+func (f *flight) commit(entry store.Entry, file store.File) {
+	f.change(func() { f.entry, f.file = entry, file })
+}
+
+// committed returns what commit was called with, if that is still there. The caller is a
+// follower.
+func (f *flight) committed() (store.Entry, store.File) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.entry, f.file
+}
+
 // enter says that somebody waits or reads, until leave.
 func (f *flight) enter() {
 	f.mu.Lock()
@@ -212,8 +227,15 @@ func (f *flight) leave() {
 
 // tidy gives back what was kept. The caller holds mu.
 func (f *flight) tidy() {
-	if f.done && f.followers == 0 && f.kept != nil {
+	if !f.done || f.followers > 0 {
+		return
+	}
+	if f.kept != nil {
 		f.kept.Abort()
 		f.kept = nil
+	}
+	if f.file != nil {
+		_ = f.file.Close()
+		f.file = nil
 	}
 }

@@ -39,6 +39,9 @@ func (n *Node) follow(ctx context.Context, f *flight, req cache.Request, started
 				}
 			}
 			obj, err := n.stored(ctx, req.Target, source)
+			if errors.Is(err, errUnstored) {
+				obj, err = n.evicted(f, req.Target, source, err)
+			}
 			if err == nil {
 				obj.Single = s.single
 			}
@@ -74,17 +77,50 @@ func (n *Node) stored(ctx context.Context, t target.Target, source cache.Source)
 	return obj, nil
 }
 
+// evicted answers with a zip that had to make room as soon as it was stored, from the file
+// that the flight still has open, or returns err where it has none.
+func (n *Node) evicted(f *flight, t target.Target, source cache.Source, err error) (*cache.Object, error) {
+	entry, file := f.committed()
+	if file == nil {
+		return nil, err
+	}
+	if err := n.cfg.Purges.Check(t.String()); err != nil {
+		return nil, err
+	}
+	f.enter()
+	return &cache.Object{
+		Size: entry.Size, SHA256: entry.SHA256, ModTime: entry.Stored, H1: entry.H1, Verified: entry.Verified,
+		Private: n.private(t), Source: source, Body: &evictedFile{io.NewSectionReader(file, 0, entry.Size), sync.OnceFunc(f.leave)},
+	}, nil
+}
+
+// evictedFile is a file that has no name any more.
+type evictedFile struct {
+	*io.SectionReader
+
+	leave func()
+}
+
+// Close lets go of the file.
+func (e *evictedFile) Close() error {
+	e.leave()
+	return nil
+}
+
 // openFill returns nil when the file cannot be opened: it was stored or given
 // up in this moment, and which of the two the end of the flight tells.
 func (n *Node) openFill(ctx context.Context, f *flight, s flightState, t target.Target, source cache.Source) *cache.Object {
+	wait := func() func() { return atDisk(ctx) }
+	done := wait()
 	file, err := s.pending.Open()
+	done()
 	if err != nil {
 		return nil
 	}
 	f.enter()
 	return &cache.Object{
 		Size: s.size, Private: n.private(t), Source: source,
-		Body: &fillReader{flight: f, begun: s.begun, pending: s.pending, file: file, gone: ctx.Done()},
+		Body: &fillReader{flight: f, begun: s.begun, pending: s.pending, file: file, gone: ctx.Done(), atDisk: wait},
 	}
 }
 
@@ -111,6 +147,7 @@ type fillReader struct {
 	pending store.Pending // that file is of
 	file    store.File
 	gone    <-chan struct{} // closed when the caller has left
+	atDisk  func() (done func())
 	offset  int64
 	closed  sync.Once
 }
@@ -141,6 +178,7 @@ func (r *fillReader) wait() (int64, error) {
 
 // move goes on in another file with the same bytes, if that is still there.
 func (r *fillReader) move(to store.Pending) bool {
+	defer r.atDisk()()
 	file, err := to.Open()
 	if err != nil {
 		return false
@@ -159,6 +197,7 @@ func (r *fillReader) Read(p []byte) (int, error) {
 	if available == 0 {
 		return 0, io.EOF
 	}
+	defer r.atDisk()()
 	n, err := r.file.ReadAt(p[:min(int64(len(p)), available)], r.offset)
 	r.offset += int64(n)
 	if n > 0 {

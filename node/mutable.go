@@ -25,7 +25,9 @@ const (
 // mutable answers list, latest and queries.
 func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, error) {
 	t := req.Target
+	done := atDisk(ctx)
 	doc, err := n.cfg.Documents.Document(t.String())
+	done()
 	have := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		n.log.ErrorContext(ctx, "reading a document", "key", t.String(), "err", err)
@@ -56,10 +58,14 @@ func (n *Node) mutable(ctx context.Context, req cache.Request) (*cache.Object, e
 		return n.document(t, doc, cache.Disk, false), nil
 	}
 	if !r.within(ctx, patienceWith(have && n.isGood(doc), failed, age, req.Mode)) {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case have:
+			return n.document(t, doc, cache.Disk, true), nil
+		default: // as otherwise it would have ended
+			return nil, unreadable(store.ErrDead)
 		}
-		return n.document(t, doc, cache.Disk, true), nil
 	}
 	return n.refreshed(ctx, t, doc, have, r, started)
 }

@@ -312,6 +312,7 @@ func (n *Node) held(ctx context.Context, t target.Target) (*cache.Object, error)
 	if data, proof, ok := n.writes.Pending(t.String()); ok {
 		return n.smallObject(t, small{data, proof}, cache.Disk), nil
 	}
+	defer atDisk(ctx)()
 	obj, err := n.cfg.Store.Open(ctx, t.String())
 	if errors.Is(err, fs.ErrNotExist) && n.cfg.Hot != nil {
 		obj, err = n.cfg.Hot.Open(ctx, t.String())

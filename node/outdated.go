@@ -75,7 +75,7 @@ func (n *Node) absence(t target.Target) error {
 	return err
 }
 
-// within waits until r is done, for that long since it began; false: it is not.
+// within waits until r is done, for that long since it began at most; false: it is not.
 func (r *refreshing) within(ctx context.Context, limit time.Duration) bool {
 	select {
 	case <-r.done:
@@ -87,6 +87,8 @@ func (r *refreshing) within(ctx context.Context, limit time.Duration) bool {
 	select {
 	case <-r.done:
 		return true
+	case <-r.dead:
+		return false
 	case <-timer.C:
 		return false
 	case <-ctx.Done():

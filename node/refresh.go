@@ -29,6 +29,7 @@ type refreshing struct {
 	number uint64    // of the latest order to refresh the module when it began
 	began  time.Time // before anybody was asked
 	done   chan struct{}
+	dead   chan struct{} // closed when the disk is, for which it may wait
 
 	// What it has brought, to be read when done is closed.
 	doc    store.Document // without Fetched where a node has made it from what it holds
@@ -55,7 +56,7 @@ func (n *Node) startRefresh(ctx context.Context, t target.Target, old store.Docu
 	case len(n.refreshes) >= maxQueued:
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
-	r = &refreshing{flightKey: flightKey{t.String(), len(route) == 0}, route: route, number: number, began: time.Now(), done: make(chan struct{}), source: cache.Upstream}
+	r = &refreshing{flightKey: flightKey{t.String(), len(route) == 0}, route: route, number: number, began: time.Now(), done: make(chan struct{}), dead: make(chan struct{}), source: cache.Upstream}
 	n.refreshes[r.flightKey] = r
 	n.running.Go(func() {
 		defer n.endRefresh(r, !old.Fetched.IsZero())
@@ -183,6 +184,8 @@ func (n *Node) refreshHome(ctx context.Context, t target.Target, old store.Docum
 	}
 	select {
 	case <-own.done:
+	case <-own.dead:
+		return unreadable(store.ErrDead)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -231,6 +234,9 @@ func (n *Node) refreshBy(ctx context.Context, t target.Target, s *supply, r *ref
 
 // keep stores doc unless there is a younger one, and returns the younger one.
 func (n *Node) keep(ctx context.Context, t target.Target, doc store.Document) store.Document {
+	if _, err := n.cfg.Documents.Document(t.String()); errors.Is(err, store.ErrDead) {
+		return doc // before the turn, which somebody may hold for as long as the disk hangs
+	}
 	turn := &n.keeping[maphash.String(n.seed, t.String())%uint64(len(n.keeping))]
 	turn.Lock()
 	defer turn.Unlock()

@@ -101,6 +101,7 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
 	out.metrics = s.cfg.Metrics
 	defer out.stop()
+	ctx = out.disk.with(ctx)
 	if parsed.Mode == cache.Peek { // another node, which has the use
 		ctx = store.Unused(ctx)
 	}

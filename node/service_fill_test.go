@@ -16,6 +16,8 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
+	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/store/storetest"
 	"github.com/ringmod/ringmod/node/upstream"
 	"github.com/ringmod/ringmod/node/upstream/upstreamtest"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
@@ -195,6 +197,53 @@ func TestServiceHungDiskIsSilent(t *testing.T) {
 			t.Errorf("got %v, want ErrSilent", err)
 		}
 	})
+}
+
+// slowDisk takes its time to open an object, in steps.
+type slowDisk struct {
+	*store.Mem
+
+	steps int
+	step  time.Duration
+}
+
+func (d slowDisk) Open(ctx context.Context, name string) (*store.Object, error) {
+	for range d.steps {
+		time.Sleep(d.step)
+		store.Progress(ctx)()
+	}
+	return d.Mem.Open(ctx, name)
+}
+
+// A disk that hangs before it has opened an object is not covered up either; one that reads a
+// large file is not taken for one.
+func TestServiceWaitsForTheDisk(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		steps int
+		step  time.Duration
+		want  error
+	}{
+		"hangs":   {1, time.Minute, wire.ErrSilent},
+		"is slow": {60, time.Second / 2, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				disk := slowDisk{store.NewMem(), tc.steps, tc.step}
+				file := fileOf(t, modPath, modVers, target.Zip)
+				storetest.Put(t, disk, file.String(), "a zip", "")
+				n := node.New(node.Config{Store: disk, Documents: disk, Upstream: newScripted(nil)})
+				t.Cleanup(func() { stopNode(n) })
+				cc := serveCache(t, node.ServiceConfig{Cache: n})
+				defer time.Sleep(time.Minute) // the handler hangs as long
+				_, _, err := fetchWire(t.Context(), cc, cache.Request{Target: file}, wire.Options{})
+				if !errors.Is(err, tc.want) {
+					t.Errorf("got %v, want %v", err, tc.want)
+				}
+			})
+		})
+	}
 }
 
 func TestServiceRealNodeSlowUpstream(t *testing.T) {

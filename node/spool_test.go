@@ -6,12 +6,14 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/target"
@@ -253,6 +255,39 @@ func TestZipThatIsNotCommitted(t *testing.T) {
 	if err != nil || !bytes.Equal(got, zip) {
 		t.Errorf("waiting for all: %d bytes, %v", len(got), err)
 	}
+}
+
+// crowded is a store that evicts whatever it stores at once.
+type crowded struct{ *store.Mem }
+
+func (crowded) Open(_ context.Context, name string) (*store.Object, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+}
+
+// TestZipThatIsEvictedAtOnce has callers who wait for all of a zip, each of whom gets it
+// though it is not there any more when the fill is over.
+func TestZipThatIsEvictedAtOnce(t *testing.T) {
+	t.Parallel()
+	zip, _ := zipOf(t, 100_000)
+	disk := crowded{store.NewMem()}
+	from := newScripted(map[string]string{zipName: string(zip)})
+	from.delay = 50 * time.Millisecond
+	n := node.New(node.Config{Store: disk, Documents: disk, Upstream: from})
+	t.Cleanup(func() { stopNode(n) })
+	var callers sync.WaitGroup
+	for range 3 {
+		callers.Go(func() {
+			got, obj, err := read(t.Context(), n, cache.Request{Target: mustParse(t, zipName), Whole: true})
+			if err != nil || !bytes.Equal(got, zip) || obj.SHA256 != sha256.Sum256(zip) || obj.H1 == "" {
+				t.Errorf("%d bytes, %v, want all", len(got), err)
+			}
+		})
+	}
+	callers.Wait()
+	if got := from.count(zipName); got > 3 {
+		t.Errorf("%d fetches", got)
+	}
+	eventually(t, "the fill over", func() bool { return n.Fills() == 0 })
 }
 
 func TestZipTooLargeForMemory(t *testing.T) {

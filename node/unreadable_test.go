@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
@@ -98,6 +102,73 @@ func (h *hanging) Open(ctx context.Context, name string) (*store.Object, error) 
 		<-h.well
 	}
 	return h.Mem.Open(ctx, name)
+}
+
+// hungDocuments keep nothing: the disk hangs, and is found dead after a minute.
+type hungDocuments struct {
+	*store.Mem
+
+	dead atomic.Bool
+	well chan struct{} // closed when the disk is well again
+}
+
+func (h *hungDocuments) Document(name string) (store.Document, error) {
+	if h.dead.Load() {
+		return store.Document{}, store.ErrDead
+	}
+	return h.Mem.Document(name)
+}
+
+func (h *hungDocuments) PutDocument(string, store.Document) error {
+	<-h.well
+	return store.ErrReadOnly
+}
+
+// TestRefreshOnADiskThatHangs has a refresh that waits for the disk. Who waits for it is sent
+// to another node once the disk is found dead, or gets what was known before, and who asks
+// then gets what upstream says.
+func TestRefreshOnADiskThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const fresh, old = "example.com/fresh/@v/list", "example.com/old/@v/list"
+		disk := &hungDocuments{Mem: store.NewMem(), well: make(chan struct{})}
+		if err := disk.Mem.PutDocument(old, store.Document{Body: []byte("v1.0.0\n"), Fetched: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		n := node.New(node.Config{Store: disk, Documents: disk, Upstream: newScripted(map[string]string{fresh: "v1.1.0\n", old: "v1.1.0\n"})})
+		t.Cleanup(func() { stopNode(n) })
+		t.Cleanup(func() { close(disk.well) })
+		ask := func(name string) string {
+			body, _, err := read(t.Context(), n, cache.Request{Target: mustParse(t, name), Mode: cache.Coordinate})
+			if errors.Is(err, store.ErrDead) {
+				return "dead"
+			}
+			return fmt.Sprint(string(body), err)
+		}
+		got := map[string]string{}
+		var mu sync.Mutex
+		for _, name := range []string{fresh, old} {
+			go func() {
+				answer := ask(name)
+				mu.Lock()
+				defer mu.Unlock()
+				got[name] = answer
+			}()
+		}
+		time.Sleep(time.Minute)
+		disk.dead.Store(true)
+		n.Abandon()
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if want := map[string]string{fresh: "dead", old: "v1.0.0\n<nil>"}; !maps.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		if got, want := ask(fresh), "v1.1.0\n<nil>"; got != want {
+			t.Errorf("afterwards: got %q, want %q", got, want)
+		}
+	})
 }
 
 // TestFillOnADiskThatHangs has a fill that waits for the disk. Who waits for the fill, and

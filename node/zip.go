@@ -306,11 +306,14 @@ func (z *zipFill) commit(ctx context.Context, s *supply, p store.Proof) {
 	if kept || !z.replaces && z.node.isDuplicate(ctx, z.target) {
 		return
 	}
-	if _, err := z.pending.Commit(p); err != nil {
+	entry, err := z.pending.Commit(p)
+	if err != nil {
 		z.node.notStored(ctx, z.target.String(), err)
 		return
 	}
 	if !z.stored {
+		z.flight.commit(entry, z.file)
+		z.pending = nil
 		z.node.secure(ctx, z.target, z.flight)
 	}
 }

@@ -1,8 +1,8 @@
 package test
 
 import (
+	"fmt"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -76,32 +76,26 @@ func TestDiskDies(t *testing.T) {
 			})
 			fake.Reset()
 
-			stop := make(chan struct{})
-			var clients sync.WaitGroup
-			right := 0
-			clients.Go(func() {
-				for more := true; more; {
-					right += readAllOf(t, gateway, all)
-					select {
-					case <-stop:
-						more = false
-					default:
-					}
-				}
-			})
+			clients := startLoad(t, 2, all.any(), gateway)
+			defer d.Heal() // or a process that waits for it could not be ended
 			ill(d)
 			began := time.Now()
 			wantServing(t, n1, grpc_health_v1.HealthCheckResponse_NOT_SERVING)
-			t.Logf("NOT_SERVING after %v", time.Since(began))
+			found := time.Since(began)
+			t.Logf("NOT_SERVING after %v", found)
 			_, status, _ := harness.Run(t, nil, "status", "--addr", c.Member("n2").GRPC)
 			if !strings.Contains(status, "cannot be read (") || !strings.Contains(status, "n1 stores nothing new") {
 				t.Errorf("status does not say what is wrong:\n%s", status)
 			}
 			d.Heal()
 			wantServing(t, n1, grpc_health_v1.HealthCheckResponse_SERVING)
-			close(stop)
-			clients.Wait()
-			t.Logf("%v reads were right", right)
+			clients.finish(t)
+			clients.report(t, "requests", time.Time{}, time.Now(), nil)
+			for _, r := range clients.requests {
+				if name == "hangs" && r.took > found/2 {
+					t.Errorf("%s took %v, as if nobody else had a copy", r.name, r.took)
+				}
+			}
 			if got := fake.Requests(); len(got) != 0 {
 				t.Errorf("%d requests to upstream, such as %q", len(got), got[0])
 			}
@@ -115,8 +109,11 @@ func TestDiskDies(t *testing.T) {
 func wantServing(t *testing.T, p *harness.Process, want grpc_health_v1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	conn := p.Conn()
-	eventually(t, p.Name+" to be "+want.String(), func() bool {
+	within(t, time.Minute, p.Name+" to be "+want.String(), func() error {
 		r, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{})
-		return err == nil && r.GetStatus() == want
+		if err == nil && r.GetStatus() != want {
+			err = fmt.Errorf("it is %v", r.GetStatus())
+		}
+		return err
 	})
 }

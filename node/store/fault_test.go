@@ -208,6 +208,47 @@ func TestDeadDisk(t *testing.T) {
 	}
 }
 
+// TestOpenWaitsForACommit has a commit that takes its time: who opens the object meanwhile
+// waits and hears that it goes on, until the disk is found dead.
+func TestOpenWaitsForACommit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const name = "example.com/a/@v/v1.0.0.zip"
+		d := newIll(t)
+		defer d.Close()
+		mustCommit(t, d.Disk, name, "x")
+		signs, longest, last := 0, time.Duration(0), time.Now()
+		ctx := WithProgress(t.Context(), func() {
+			signs++
+			longest = max(longest, time.Since(last))
+			last = time.Now()
+		})
+		open := func(slow time.Duration) error {
+			release, err := d.names.lock(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = time.Now()
+			time.AfterFunc(slow, release)
+			o, err := d.Open(ctx, name)
+			if err == nil {
+				defer o.File.Close()
+			}
+			return err
+		}
+		d.verified.forget(name)
+		if err := open(10 * time.Second); err != nil || signs < 10 || longest > time.Second {
+			t.Errorf("slow: %v, %d signs of life, at most %v apart", err, signs, longest)
+		}
+		d.verified.forget(name)
+		d.at("pulse", func() error { return &syscallError{syscall.EIO} })
+		if err := open(time.Hour); !errors.Is(err, ErrDead) {
+			t.Errorf("dead: %v, want %v", err, ErrDead)
+		}
+		time.Sleep(time.Hour)
+	})
+}
+
 // TestDeadDiskLosesNothing has a disk die under a reader: its copies are not to blame.
 func TestDeadDiskLosesNothing(t *testing.T) {
 	t.Parallel()

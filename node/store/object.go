@@ -42,7 +42,7 @@ func (d *Disk) openGood(ctx context.Context, name, path string) (*Object, error)
 	if o := d.openChecked(name, path); o != nil {
 		return o, nil
 	}
-	release, err := d.names.lock(ctx, name)
+	release, err := d.lockToOpen(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +52,29 @@ func (d *Disk) openGood(ctx context.Context, name, path string) (*Object, error)
 	}
 	return d.openUnchecked(ctx, name, path)
 }
+
+// busySign is between two signs that a name is waited for: much less than anybody's patience
+// with a disk.
+const busySign = 500 * time.Millisecond
+
+// lockToOpen waits for who has the name, and tells so as progress: a commit may take its
+// time over fsync. Where that hangs with the disk, the wait ends when the disk is found dead.
+func (d *Disk) lockToOpen(ctx context.Context, name string) (release func(), err error) {
+	for {
+		ctx, done := context.WithTimeoutCause(ctx, busySign, errBusy)
+		release, err := d.names.lock(ctx, name)
+		done()
+		if err != errBusy { //nolint:errorlint // the cause itself
+			return release, err
+		}
+		if err := d.Dead(); err != nil {
+			return nil, err
+		}
+		Progress(ctx)()
+	}
+}
+
+var errBusy = errors.New("somebody else has the name")
 
 // openChecked opens a file whose check still counts. It takes no lock: entry
 // and identity were remembered together, so a commit or removal under way can

@@ -53,6 +53,22 @@ type unusedKey struct{}
 // it to another node, or look whether it is here.
 func Unused(ctx context.Context) context.Context { return context.WithValue(ctx, unusedKey{}, true) }
 
+type progressKey struct{}
+
+// WithProgress returns a context in which Open, where it has to read an object before it
+// can return it, calls tell again and again while the disk gives its bytes.
+func WithProgress(ctx context.Context, tell func()) context.Context {
+	return context.WithValue(ctx, progressKey{}, tell)
+}
+
+// Progress returns what Open is to call when it has read something.
+func Progress(ctx context.Context) (tell func()) {
+	if tell, ok := ctx.Value(progressKey{}).(func()); ok {
+		return tell
+	}
+	return func() {}
+}
+
 func isUnused(ctx context.Context) bool { return ctx.Value(unusedKey{}) != nil }
 
 // Proof is what whoever commits has found out about the content.

@@ -72,6 +72,7 @@ func (b *buffers) get() *[chunkSize]byte {
 func (b *buffers) read(ctx context.Context, f *os.File, size int64, visit func(i int, chunk []byte) error) error {
 	buf := b.get()
 	defer b.pool.Put(buf)
+	tell := Progress(ctx)
 	for i := range int(chunks(size)) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
@@ -84,6 +85,7 @@ func (b *buffers) read(ctx context.Context, f *os.File, size int64, visit func(i
 			}
 			return &badCopyError{fmt.Errorf("reading at %d: %w", off, err)}
 		}
+		tell()
 		if err := visit(i, chunk); err != nil {
 			return err
 		}
