@@ -32,6 +32,13 @@ func (s *savedState) Save(saved member.Saved) error {
 	return nil
 }
 
+// any tells whether anybody was known when it was saved last.
+func (s *savedState) any() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.saved.Seeds) > 0
+}
+
 // logBuffer keeps what the processes of a machine log.
 type logBuffer struct {
 	mu sync.Mutex

@@ -114,7 +114,7 @@ func (p *process) listen() (err error) {
 
 func (p *process) membership() member.Config {
 	cfg := member.Config{
-		Cluster: "sim", Spec: p.w.spec, Transport: p.gossip, Seeds: p.w.seeds(), NewView: p.w.views.build, Tombstones: p.purges, Logger: p.log,
+		Cluster: "sim", Spec: p.w.spec, Transport: p.gossip, Seeds: p.w.seeds(p.m), NewView: p.w.views.build, Tombstones: p.purges, Logger: p.log,
 		Entry: ring.Member{ID: p.m.id, State: p.m.initial(), Role: p.m.role, Region: p.m.region, Zone: p.m.zone},
 	}
 	if p.m.node() {

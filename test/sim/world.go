@@ -171,10 +171,16 @@ func (w *World) regions() []string {
 	return slices.Compact(all)
 }
 
-// seeds returns where a process finds the others: the first two nodes.
-func (w *World) seeds() []string {
+// seeds returns where a process finds the others: the first two nodes. Who replaces an
+// empty machine and knows nobody else any more is given two that are not gone for good, as
+// a fellow that has moved as well could not find him either.
+func (w *World) seeds(of *machine) []string {
+	nodes := w.nodes("")
+	if of.node() && of.boots.Load() > 1 && !of.saved.any() {
+		nodes = slices.DeleteFunc(nodes, func(m *machine) bool { return m == of || m.away })
+	}
 	var all []string
-	for _, m := range w.nodes("")[:min(2, len(w.nodes("")))] {
+	for _, m := range nodes[:min(2, len(nodes))] {
 		all = append(all, netip.AddrPortFrom(m.host, gossipPort).String())
 	}
 	return all
