@@ -16,6 +16,7 @@ import (
 type Disk struct {
 	Dir string // where it is mounted
 
+	t    testing.TB
 	back string // folder with the files
 	fd   int    // of /dev/fuse
 
@@ -39,7 +40,7 @@ type mood struct {
 func New(t testing.TB) *Disk {
 	t.Helper()
 	d := &Disk{
-		Dir: t.TempDir(), back: t.TempDir(), paths: map[uint64]string{nodeRoot: ""}, nodes: map[string]uint64{"": nodeRoot},
+		Dir: t.TempDir(), t: t, back: t.TempDir(), paths: map[uint64]string{nodeRoot: ""}, nodes: map[string]uint64{"": nodeRoot},
 		last: nodeRoot, handles: map[uint64]*os.File{},
 	}
 	if err := d.mount(); err != nil {
@@ -81,8 +82,10 @@ func (d *Disk) FailWrites(errno syscall.Errno) { d.feel(mood{errno: errno}, mood
 // Fail makes everything fail.
 func (d *Disk) Fail(errno syscall.Errno) { d.feel(mood{errno: errno}, mood{errno: errno}) }
 
-// Hang makes everything wait until the disk is well again.
+// Hang makes everything wait until the disk is well again, as it is when the test ends:
+// a process that waits for it could not be ended.
 func (d *Disk) Hang() {
+	d.t.Cleanup(d.Heal)
 	until := make(chan struct{})
 	d.feel(mood{until: until}, mood{until: until})
 }
