@@ -135,3 +135,37 @@ func TestBundle(t *testing.T) {
 		})
 	}
 }
+
+// Private modules are packed where that is asked for, and are taken by a cluster to which
+// they are private, too: nobody else could have checked them.
+func TestBundleOfPrivateModules(t *testing.T) {
+	t.Parallel()
+	module := upstreamtest.Module{Path: "example.com/secret", Version: "v1.0.0"}
+	fake := upstreamtest.New(t, module)
+	cluster := func(flags ...string) (*harness.Cluster, *harness.Process) {
+		c := harness.NewCluster(t, append([]string{"--upstream", "off", "--offline", "--sumdb", fake.SumdbKey(), "--log-level", "error"}, flags...)...)
+		n1 := c.StartNode(harness.Spec{Name: "n1"})
+		c.WaitConverged()
+		return c, n1
+	}
+	outside, n1 := cluster("--private", "example.com/secret")
+	outside.Place(fake, module)
+	_, there := cluster("--private", "example.com/*")
+	_, elsewhere := cluster()
+	bundle := filepath.Join(t.TempDir(), "private.tar")
+	for _, step := range []struct {
+		status int
+		want   string
+		args   []string
+	}{
+		{1, "say --with-private", []string{"export", "--addr", n1.GRPC, "-o", bundle, "example.com/secret@v1.0.0"}},
+		{0, "3 packed", []string{"export", "--addr", n1.GRPC, "--with-private", "-o", bundle, "example.com/secret@v1.0.0"}},
+		{0, " 0 failed", []string{"import", "--addr", there.GRPC, bundle}},
+		{1, "2 failed", []string{"import", "--addr", elsewhere.GRPC, bundle}}, // nothing says what an .info should be
+	} {
+		status, out, stderr := harness.Run(t, nil, step.args...)
+		if status != step.status || !strings.Contains(out+stderr, step.want) {
+			t.Errorf("%v: status %d\n%s%s\nwant status %d and %q", step.args, status, out, stderr, step.status, step.want)
+		}
+	}
+}
