@@ -62,7 +62,10 @@
 //     the newest version of the list that is not. The records of checksum databases stay.
 //   - A disk that is full or failing is no reason to fail a caller: what was got is
 //     passed on, a zip from memory, of which Config.Spool bounds the sum. A zip that
-//     does not fit in there at all is Busy.
+//     does not fit in there at all is Busy. One that had to make room as soon as it was
+//     stored is read from the file that the fill has open.
+//   - A call that waits for a disk that hangs is silent, so that the caller goes to another
+//     node; fills and refreshes that wait for it end with Abandon.
 //
 // It never forwards private names to a checksum database, and it knows nothing
 // of HTTP and of gateways.
