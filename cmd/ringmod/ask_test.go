@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"net"
 	"net/http"
 	"os"
@@ -240,5 +241,23 @@ func TestAskingByEnvironment(t *testing.T) {
 	t.Setenv("RINGMOD_JSON", "true")
 	if exit, stdout, stderr := command(t, "status"); exit != 0 || !strings.Contains(stdout, `"member_id": "n1"`) {
 		t.Errorf("exit status %d, %q, %q", exit, stdout, stderr)
+	}
+}
+
+// wantEnd checks how a command ends: with an error that says want, or without one.
+func wantEnd(t *testing.T, err error, want string) {
+	t.Helper()
+	if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
+// wantJSON checks that each line is for programs.
+func wantJSON(t *testing.T, out string) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		if !json.Valid([]byte(line)) {
+			t.Errorf("no JSON: %s", line)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"math"
 	"strings"
 	"testing"
@@ -63,16 +62,9 @@ func TestAuditView(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				err := v.end()
-				if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("%v, want %q", err, tt.err)
-				}
+				wantEnd(t, v.end(), tt.err)
 				if isJSON {
-					for line := range strings.Lines(out.String()) {
-						if !json.Valid([]byte(line)) {
-							t.Errorf("no JSON: %s", line)
-						}
-					}
+					wantJSON(t, out.String())
 					continue
 				}
 				for _, want := range tt.out {

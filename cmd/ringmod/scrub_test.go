@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
@@ -57,16 +56,9 @@ func TestScrubView(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				err := v.end()
-				if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("%v, want %q", err, tt.err)
-				}
+				wantEnd(t, v.end(), tt.err)
 				if isJSON {
-					for line := range strings.Lines(out.String()) {
-						if !json.Valid([]byte(line)) {
-							t.Errorf("no JSON: %s", line)
-						}
-					}
+					wantJSON(t, out.String())
 				} else if !strings.Contains(out.String(), tt.out) || strings.Contains(out.String(), "\x1b") {
 					t.Errorf("printed %q, want %q", &out, tt.out)
 				}
