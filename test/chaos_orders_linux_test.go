@@ -130,6 +130,7 @@ func (c *chaos) rot() {
 		c.calm()
 		ctx, cancel := context.WithTimeout(c.t.Context(), ordered)
 		defer cancel()
+		eventually(c.t, "the disk of "+name+" to take what is repaired", func() bool { return c.cluster.Member(name).Metric("ringmod_disk_read_only") == 0 })
 		if status, text := c.cluster.Member(name).Command(ctx, "scrub", name, "--all"); status != 0 {
 			c.t.Errorf("ringmod scrub ended with %d:\n%s", status, text)
 		}

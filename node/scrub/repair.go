@@ -195,6 +195,9 @@ func (s *Scrubber) getAgain(ctx context.Context, l store.Loss) (origin string, e
 	if _, err := s.cfg.Disk.Lost(l.Name); errors.Is(err, fs.ErrNotExist) {
 		return fromClient, nil
 	}
+	if err := s.cfg.Disk.ReadOnly(); err != nil { // nothing would stay
+		return "", err
+	}
 	if s.takeSame(ctx, t, l) {
 		return fromPeer, nil
 	}

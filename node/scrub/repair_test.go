@@ -3,6 +3,8 @@ package scrub_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/node/scrub"
 	"github.com/ringmod/ringmod/node/store"
 	ringmodv1 "github.com/ringmod/ringmod/proto/ringmod/v1"
 )
@@ -62,6 +65,30 @@ func TestRepair(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRepairOnAFullDisk says why nothing is repaired, asks nobody in vain, and makes up for
+// it when there is room.
+func TestRepairOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		_ = w.disk.put(name(1), []byte("good"), store.Proof{})
+		w.disk.rot(name(1))
+		w.upstream = map[string][]byte{name(1): []byte("good")}
+		w.disk.fails(errors.New("no space left"))
+		s := w.run(nil)
+		time.Sleep(time.Second)
+		var found []scrub.Finding
+		_ = s.ScrubNow(t.Context(), 0, true, func(p scrub.Progress) error { found = append(found, p.Findings...); return nil })
+		if len(found) != 1 || found[0].Repaired || !strings.Contains(found[0].Text, "no space left") || len(w.requests()) > 0 {
+			t.Errorf("found %v, asked upstream for %v", found, w.requests())
+		}
+		w.disk.fails(nil)
+		soon()
+		soon()
+		w.wantHeld(name(1), []byte("good"))
+	})
 }
 
 // TestLostIsTriedAgain repairs at last what nobody had, and gives up after 30 days.
