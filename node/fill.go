@@ -51,8 +51,9 @@ func (n *Node) Abandon() {
 	n.mu.Unlock()
 	n.flights.mu.Lock()
 	defer n.flights.mu.Unlock()
-	for _, f := range n.flights.running {
+	for key, f := range n.flights.running {
 		f.end(unreadable(store.ErrDead))
+		delete(n.flights.running, key) // who asks once the disk is well begins anew
 	}
 }
 

@@ -62,7 +62,9 @@ func (fs *flights) start(name string, directOnly bool, route []Coordinator, limi
 func (fs *flights) remove(f *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	delete(fs.running, f.flightKey)
+	if fs.running[f.flightKey] == f { // else another one runs since this was ended
+		delete(fs.running, f.flightKey)
+	}
 	f.cancel()
 }
 
@@ -178,9 +180,12 @@ func (f *flight) verify(p store.Proof) {
 }
 
 // finish ends the flight: with a small object, with what pending has, or with
-// err.
+// err. What comes after the end changes nothing.
 func (f *flight) finish(o small, err error) {
 	f.change(func() {
+		if f.done {
+			return
+		}
 		f.data, f.err, f.done = o.data, err, true
 		if o.data != nil {
 			f.proof = o.Proof

@@ -188,15 +188,21 @@ func TestFillOnADiskThatHangs(t *testing.T) {
 	go ask()
 	<-disk.hangs
 	go ask()
+	eventually(t, "two who wait", func() bool { return n.Following(name) == 2 })
 	n.Abandon()
-	for range 2 {
+	wait := func(want error) {
+		t.Helper()
 		select {
 		case err := <-answers:
-			if !errors.Is(err, store.ErrDead) {
-				t.Errorf("got %v, want %v", err, store.ErrDead)
+			if !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
 			}
 		case <-time.After(30 * time.Second):
 			t.Fatal("a caller waits for a disk that hangs")
 		}
 	}
+	wait(store.ErrDead)
+	wait(store.ErrDead)
+	go ask() // the disk is well again, though the fill that was ended does not know yet
+	wait(nil)
 }
