@@ -136,8 +136,8 @@ func (d *Disk) mark(bucket string, at time.Time, names []string) error {
 // meanwhile can.
 //
 // A bad copy is looked at a second time, with nobody else at it, and set aside: a
-// *CorruptError. What is not there is fs.ErrNotExist; neither says anything about
-// when Check ran.
+// *CorruptError. What is not there is fs.ErrNotExist, and its entry is dropped; neither says
+// anything about when Check ran.
 func (d *Disk) Check(ctx context.Context, name string, pace func(n int, took time.Duration) error) error {
 	path, err := d.path("check", name)
 	if err != nil {
@@ -147,6 +147,9 @@ func (d *Disk) Check(ctx context.Context, name string, pace func(n int, took tim
 		return err
 	}
 	err = d.compareFile(ctx, name, path, pace)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(err, d.dropMissing(ctx, name))
+	}
 	if _, bad := errors.AsType[*badCopyError](err); !bad {
 		return err
 	}

@@ -113,9 +113,13 @@ type Disk struct {
 	flush   chan struct{} // asks for the uses to be written
 
 	lossNews chan struct{} // says that a copy was bad
-	cancel   context.CancelFunc
-	running  sync.WaitGroup // the walk, evictions, probes
-	closing  sync.Once
+
+	doubts    doubts
+	recovered chan struct{} // says that the disk takes things again
+
+	cancel  context.CancelFunc
+	running sync.WaitGroup // the walk, evictions, probes, doubts
+	closing sync.Once
 }
 
 // OpenDisk opens the data directory, or makes it. Its errors are made for the
@@ -126,7 +130,7 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 		dir: cfg.Dir, inspect: cfg.Inspect, purged: cfg.Purged, logger: cfg.Logger, class: cfg.Class, place: cfg.Place,
 		verified: newVerified(), kept: newKept(), health: health{changed: make(chan struct{})},
 		rebuild: make(chan struct{}, 1), crowded: make(chan struct{}, 1), flush: make(chan struct{}, 1),
-		lossNews: make(chan struct{}, 1),
+		lossNews: make(chan struct{}, 1), recovered: make(chan struct{}, 1),
 	}
 	d.hot = newHotArea(d)
 	d.budget = newBudget(cfg.Limit, d.held, d.space, func() { ask(d.crowded) })
@@ -161,6 +165,7 @@ func OpenDisk(cfg DiskConfig) (*Disk, error) {
 	d.running.Go(func() { d.rebuilds(ctx) })
 	d.running.Go(func() { d.evictions(ctx) })
 	d.running.Go(func() { d.probes(ctx) })
+	d.running.Go(func() { d.settles(ctx) })
 	return d, nil
 }
 

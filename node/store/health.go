@@ -203,6 +203,7 @@ func (d *Disk) recover(ctx context.Context) {
 			_ = d.trouble(err)
 		} else if d.health.set(nil) {
 			d.logger.InfoContext(ctx, "the disk takes new objects again", "path", d.dir)
+			ask(d.recovered)
 		}
 	}, func() {
 		if d.health.set(errSilent) {

@@ -273,10 +273,13 @@ func (p *diskPending) publish(f *os.File, r *record) error {
 	}
 	d.gone.forget(p.name)
 	p.giveBack() // the entry counts from now on
-	if err := d.step("indexed"); err != nil {
+	err := d.step("indexed")
+	if _, crashed := errors.AsType[*crash](err); crashed {
 		return err
 	}
-	err := d.keepOlder(p.path, old, r)
+	if err == nil {
+		err = d.keepOlder(p.path, old, r)
+	}
 	if err == nil {
 		err = p.rename(f)
 	}
@@ -329,8 +332,8 @@ func (p *diskPending) rename(f *os.File) error {
 	return f.Close()
 }
 
-// restore undoes the entry of a commit whose rename has failed. If that does not
-// work either, the next Open finds out.
+// restore undoes the entry of a commit whose rename has failed. What does not work either
+// is tried again when the disk is well; the next Open finds out, too.
 func (d *Disk) restore(name string, old *record) {
 	var err error
 	if old == nil {
@@ -339,6 +342,7 @@ func (d *Disk) restore(name string, old *record) {
 		err = d.index.put(bucketObjects, name, old.encode())
 	}
 	if err != nil {
+		d.doubts.add(name)
 		d.logger.Warn("entry of a failed commit not undone", "key", name, "err", err)
 	}
 }
