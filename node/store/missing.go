@@ -54,6 +54,9 @@ func (d *Disk) settles(ctx context.Context) {
 			if err := d.dropMissing(ctx, name); err != nil {
 				d.doubts.add(name)
 			}
+			if ctx.Err() != nil {
+				return
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -78,10 +81,13 @@ func (d *Disk) recent(ctx context.Context) (names []string, err error) {
 		}
 		return true
 	})
+	if err != nil { // what was committed last may not have been seen
+		return nil, err
+	}
 	for _, e := range all {
 		names = append(names, e.Name)
 	}
-	return names, err
+	return names, nil
 }
 
 // dropMissing drops the entry of name if there is no file.

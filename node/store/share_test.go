@@ -177,13 +177,15 @@ func TestCountBesideWrites(t *testing.T) {
 	}
 }
 
-// fillIndex puts n objects into the index that have no files.
+// fillIndex puts n objects into the index that have no files, and one that has: the others
+// were not stored just before it, or the next start would look for them.
 func fillIndex(t testing.TB, d *Disk, n int) {
 	t.Helper()
+	mustCommit(t, d, fmt.Sprintf("m%06d/0", n), "x")
 	var writes []*indexWrite
 	for i := range n {
 		name := fmt.Sprintf("m%06d/%d", i, i%8)
-		r := &record{Entry: Entry{Name: name, SHA256: sha256.Sum256([]byte(name)), Size: 300_000, Stored: time.Now()}, sums: make([]uint32, 3)}
+		r := &record{Entry: Entry{Name: name, SHA256: sha256.Sum256([]byte(name)), Size: 300_000, Stored: time.Now().Add(-time.Hour)}, sums: make([]uint32, 3)}
 		writes = append(writes, &indexWrite{bucket: bucketObjects, name: name, value: seal(bucketObjects, name, r.encode())})
 	}
 	if err := d.index.submit(writes...); err != nil {
