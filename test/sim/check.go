@@ -137,11 +137,16 @@ func (b *book) judgeTime(a answer) string {
 	}
 }
 
-// waited tells whether upstream was slow to answer or to fail: it is waited for before
-// other regions are asked.
+// waited tells whether upstream was slow to answer or to fail, as it is too for who is cut
+// off from it in the middle of a body: it is waited for before other regions are asked.
 func (b *book) waited(a answer) bool {
 	mod, _ := place(a.target)
 	return !b.always(a.start.Add(-lingering), a.end, func(e epoch) bool {
+		for id := range e.alive {
+			if !e.out[id] {
+				return false
+			}
+		}
 		return !slices.Contains([]mood{moodSlow, moodHang, moodStall}, e.moods[mod])
 	})
 }

@@ -45,6 +45,7 @@ var regressions = []struct {
 	{2327, "a zip was cut off as upstream had sent something else, after too much of it to be mended from a copy (test/sim)"},
 	{3396, "the disk of a node failed under a fill of what upstream sent wrong, and nobody looked for a copy (gateway/cluster)"},
 	{850, "a zip was evicted as soon as it was stored, again and again, before who waited for it could open it (node)"},
+	{4599, "a cut towards upstream stalled a fill, which was waited for as when upstream stalls by itself (test/sim)"},
 	{4259, "a node that had moved to an empty machine was given nobody to begin with but who had left for good (test/sim)"},
 	{987, "a coordinator that had just become one asked upstream, which was called needless until all had seen the change (test/sim)"},
 }
