@@ -208,11 +208,7 @@ func (d *Disk) compareBytes(ctx context.Context, f *os.File, r *record, pace fun
 // entry, and whose entry has proven wrong. Nothing is remembered of it. An absent one is
 // no error.
 func (d *Disk) SetAside(ctx context.Context, name string, cause error) error {
-	path, err := d.path("check", name)
-	if err != nil {
-		return err
-	}
-	release, err := d.names.lock(ctx, name)
+	path, release, err := d.lockPath(ctx, "check", name)
 	if err != nil {
 		return err
 	}

@@ -92,11 +92,7 @@ func (d *Disk) recent(ctx context.Context) (names []string, err error) {
 
 // dropMissing drops the entry of name if there is no file.
 func (d *Disk) dropMissing(ctx context.Context, name string) error {
-	path, err := d.path("open", name)
-	if err != nil {
-		return err
-	}
-	release, err := d.names.lock(ctx, name)
+	path, release, err := d.lockPath(ctx, "open", name)
 	if err != nil {
 		return err
 	}

@@ -60,21 +60,19 @@ const busySign = 500 * time.Millisecond
 // lockToOpen waits for who has the name, and tells so as progress: a commit may take its
 // time over fsync. Where that hangs with the disk, the wait ends when the disk is found dead.
 func (d *Disk) lockToOpen(ctx context.Context, name string) (release func(), err error) {
-	for {
-		ctx, done := context.WithTimeoutCause(ctx, busySign, errBusy)
-		release, err := d.names.lock(ctx, name)
-		done()
-		if err != errBusy { //nolint:errorlint // the cause itself
-			return release, err
-		}
-		if err := d.Dead(); err != nil {
-			return nil, err
-		}
+	return d.names.lockWhile(ctx, name, busySign, func() error {
 		Progress(ctx)()
-	}
+		return d.Dead()
+	})
 }
 
-var errBusy = errors.New("somebody else has the name")
+// lockPath is names.lock, for who wants the path of name, too.
+func (d *Disk) lockPath(ctx context.Context, op, name string) (path string, release func(), err error) {
+	if path, err = d.path(op, name); err == nil {
+		release, err = d.names.lock(ctx, name)
+	}
+	return path, release, err
+}
 
 // openChecked opens a file whose check still counts. It takes no lock: entry
 // and identity were remembered together, so a commit or removal under way can

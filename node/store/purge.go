@@ -159,11 +159,7 @@ func (p *purging) remove(ctx context.Context, names []string) error {
 
 // unlink removes the file of name. The entry is left, and the folder in dirs.
 func (d *Disk) unlink(ctx context.Context, name string, dirs map[string]bool) error {
-	path, err := d.path("purge", name)
-	if err != nil {
-		return err
-	}
-	release, err := d.names.lock(ctx, name)
+	path, release, err := d.lockPath(ctx, "purge", name)
 	if err != nil {
 		return err
 	}
