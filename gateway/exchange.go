@@ -192,6 +192,7 @@ func (g *Gateway) finish(x *exchange) {
 	took := time.Since(x.start)
 	g.metrics.observe(x, took)
 	g.logRequest(x, took)
+	x.trace()
 	if x.cut {
 		panic(http.ErrAbortHandler)
 	}

@@ -4,7 +4,10 @@ import (
 	"context"
 	"sync"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 )
 
 // flights makes those who ask for one target at the same time ask the Cache
@@ -31,7 +34,8 @@ type flight struct {
 	origin origin
 	err    error
 
-	waiting int // under flights.mu
+	waiting int               // under flights.mu
+	span    trace.SpanContext // of who asks
 }
 
 type flyFunc func(context.Context, cache.Request) (*entry, origin, error)
@@ -52,6 +56,7 @@ func (fs *flights) do(ctx context.Context, req cache.Request, fly flyFunc) (*ent
 		}
 		return f.entry, f.origin, f.err
 	}
+	spans.Join(ctx, f.span)
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -92,7 +97,7 @@ func (fs *flights) join(ctx context.Context, req cache.Request) (key flightKey, 
 	if !joined {
 		var cancel context.CancelFunc
 		own, cancel = context.WithCancel(context.WithoutCancel(ctx))
-		f = &flight{cancel: cancel, done: make(chan struct{})}
+		f = &flight{cancel: cancel, done: make(chan struct{}), span: spans.Of(ctx)}
 		if fs.running == nil {
 			fs.running = make(map[flightKey]*flight)
 		}

@@ -6,7 +6,12 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 )
 
 // accessLogger returns the logger of cfg with what is the same on each line.
@@ -51,13 +56,25 @@ func (g *Gateway) logRequest(x *exchange, took time.Duration) {
 	if x.target.Version != "" {
 		attrs = append(attrs, slog.String("version", x.target.Version))
 	}
-	if id := traceID(x.r.Header["Traceparent"]); id != "" {
-		attrs = append(attrs, slog.String("trace_id", id))
+	if span := spanOf(x.r); span.IsValid() {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
 	if x.err != nil {
 		attrs = append(attrs, slog.String("err", inFull(x.err)))
 	}
 	g.log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// trace says in the span of x how it was answered, which the span of a proxy does not know.
+func (x *exchange) trace() {
+	span := trace.SpanFromContext(x.r.Context())
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(attribute.String("ringmod.cache", x.outcome.String()), spans.Key.String(x.target.String()))
+	if x.err != nil {
+		span.SetAttributes(attribute.String("ringmod.err", inFull(x.err)))
+	}
 }
 
 // inFull returns the text of err with its cause, which a developer is not shown.
@@ -82,29 +99,12 @@ func levelOf(x *exchange) slog.Level {
 	}
 }
 
-// traceID returns the trace id of a traceparent header, "" when it is not valid
-// (https://www.w3.org/TR/trace-context/#traceparent-header).
-func traceID(values []string) string {
-	const zeros = "00000000000000000000000000000000"
-	if len(values) != 1 || len(values[0]) < 55 {
-		return ""
+// spanOf names the span of a request: the one that this process has begun for it, else
+// what the client has sent (https://www.w3.org/TR/trace-context/#traceparent-header),
+// which is not valid where there is none.
+func spanOf(r *http.Request) trace.SpanContext {
+	if own := spans.Of(r.Context()); own.IsValid() || r.Header["Traceparent"] == nil {
+		return own
 	}
-	v := values[0]
-	version, id, parent, flags := v[:2], v[3:35], v[36:52], v[53:55]
-	if v[2] != '-' || v[35] != '-' || v[52] != '-' || version == "ff" || version == "00" && len(v) > 55 || len(v) > 55 && v[55] != '-' {
-		return ""
-	}
-	if !isHex(version) || !isHex(id) || !isHex(parent) || !isHex(flags) || id == zeros || parent == zeros[:16] {
-		return ""
-	}
-	return id
-}
-
-func isHex(s string) bool {
-	for _, c := range []byte(s) {
-		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
+	return spans.Of(propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header)))
 }

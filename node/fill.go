@@ -9,9 +9,11 @@ import (
 	"runtime/debug"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
@@ -23,6 +25,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	ctx, done := n.lasting(ctx, fillTimeout)
 	defer done()
 	defer context.AfterFunc(f.life, done)() //nolint:contextcheck // it ends what ctx bounds as well
+	ctx, span := spans.Start(ctx, trace.SpanKindInternal, "fill", spans.Key.String(t.String()))
 	start := time.Now()
 	o, err := n.runFill(ctx, t, f)
 	o, err = n.endedByPurge(t, o, err)
@@ -32,6 +35,7 @@ func (n *Node) fill(ctx context.Context, t target.Target, f *flight) {
 	// noted after a list that they ask for has shown the opposite.
 	n.flights.remove(f)
 	f.finish(o, err)
+	spans.End(span, err)
 	n.cfg.Metrics.filled(t.Kind, err, time.Since(start))
 	if err == nil {
 		n.log.DebugContext(ctx, "filled", "key", t.String(), "duration_ms", ms(time.Since(start)))

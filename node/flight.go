@@ -4,7 +4,10 @@ import (
 	"context"
 	"sync"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/node/store"
 )
 
@@ -44,7 +47,7 @@ func (fs *flights) find(name string, directOnly bool) *flight {
 
 // start returns a running fill of name as join does, or a new one by that route,
 // which the caller must run and end with remove.
-func (fs *flights) start(name string, directOnly bool, route []Coordinator, limit int) (f *flight, started bool, err error) {
+func (fs *flights) start(ctx context.Context, name string, directOnly bool, route []Coordinator, limit int) (f *flight, started bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f := fs.find(name, directOnly); f != nil {
@@ -53,7 +56,7 @@ func (fs *flights) start(name string, directOnly bool, route []Coordinator, limi
 	if len(fs.running) >= limit {
 		return nil, false, &cache.Error{Reason: cache.Busy, Text: "too many fetches are waiting", RetryAfter: queueWait}
 	}
-	f = &flight{flightKey: flightKey{name, len(route) == 0}, route: route, changed: make(chan struct{}), size: -1}
+	f = &flight{flightKey: flightKey{name, len(route) == 0}, route: route, span: spans.Of(ctx), changed: make(chan struct{}), size: -1}
 	f.life, f.cancel = context.WithCancel(context.Background())
 	fs.running[f.flightKey] = f
 	return f, true, nil
@@ -75,7 +78,8 @@ func (fs *flights) remove(f *flight) {
 type flight struct {
 	flightKey
 
-	route []Coordinator // none: direct
+	route []Coordinator     // none: direct
+	span  trace.SpanContext // of the request that began it
 
 	life   context.Context //nolint:containedctx // ends when what is filled is purged
 	cancel context.CancelFunc

@@ -10,14 +10,14 @@ import (
 func TestFlightEndsOnce(t *testing.T) {
 	t.Parallel()
 	fs := &flights{running: map[flightKey]*flight{}}
-	f, _, err := fs.start("a", true, nil, 1)
+	f, _, err := fs.start(t.Context(), "a", true, nil, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	why := errors.New("why")
 	f.end(why)
 	delete(fs.running, f.flightKey)
-	next, started, err := fs.start("a", true, nil, 1)
+	next, started, err := fs.start(t.Context(), "a", true, nil, 1)
 	if err != nil || !started {
 		t.Fatal("no new flight", err)
 	}

@@ -84,6 +84,7 @@ import (
 
 	"github.com/ringmod/ringmod/internal/cache"
 	"github.com/ringmod/ringmod/internal/refresh"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/store"
 	"github.com/ringmod/ringmod/node/sumdb"
@@ -300,6 +301,9 @@ func (n *Node) filled(ctx context.Context, req cache.Request) (obj *cache.Object
 		if startErr != nil {
 			return nil, startErr
 		}
+		if !started {
+			spans.Join(ctx, f.span)
+		}
 		if obj, err = n.follow(ctx, f, req, started); !errors.Is(err, errUnstored) {
 			break
 		}
@@ -360,7 +364,7 @@ func (n *Node) flight(ctx context.Context, req cache.Request) (f *flight, starte
 
 // launch joins the fill of t or starts one by that route.
 func (n *Node) launch(ctx context.Context, t target.Target, directOnly bool, route []Coordinator) (f *flight, started bool, err error) {
-	f, started, err = n.flights.start(t.String(), directOnly, route, maxQueued)
+	f, started, err = n.flights.start(ctx, t.String(), directOnly, route, maxQueued)
 	if started && !n.begin(func() { n.fill(ctx, t, f) }) {
 		n.flights.remove(f)
 		f.finish(small{}, ending())

@@ -9,11 +9,13 @@ import (
 	"runtime/debug"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node/store"
@@ -97,6 +99,7 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
+	trace.SpanFromContext(ctx).SetAttributes(spans.Key.String(parsed.Target.String()))
 	s.compare(ctx, req.GetViewDigest(), req.GetViewSeq())
 	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
 	out.metrics = s.cfg.Metrics

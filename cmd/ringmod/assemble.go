@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -20,6 +21,7 @@ import (
 	"github.com/ringmod/ringmod/internal/identity"
 	"github.com/ringmod/ringmod/internal/peers"
 	"github.com/ringmod/ringmod/internal/refresh"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/node"
@@ -49,6 +51,7 @@ type assembly struct {
 	access  *slog.Logger // for lines that name the member themselves
 	reg     *prometheus.Registry
 	metrics *node.Metrics
+	tracers trace.TracerProvider // nil: no traces
 	pool    *wire.Pool
 	via     string
 	own     *member.Membership // members, where they are known by gossip
@@ -86,9 +89,9 @@ func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err 
 	a := &assembly{options: o, process: p, access: log, reg: registry(), pool: &wire.Pool{}, orders: refresh.New()}
 	a.metrics = node.NewMetrics(a.reg)
 	if o.parts.node {
-		err = a.openNode(log) //nolint:contextcheck // the disk's walk lives as long as the disk
+		err = a.openNode(ctx, log)
 	} else {
-		err = a.identify(log)
+		err = a.identify(ctx, log)
 	}
 	if err != nil {
 		return nil, err
@@ -101,7 +104,7 @@ func (o *options) start(ctx context.Context, log *slog.Logger) (_ *process, err 
 }
 
 // identify gives the process its name and its view of the cluster.
-func (a *assembly) identify(log *slog.Logger) error {
+func (a *assembly) identify(ctx context.Context, log *slog.Logger) error {
 	if err := a.certify(log); err != nil {
 		return err
 	}
@@ -110,6 +113,7 @@ func (a *assembly) identify(log *slog.Logger) error {
 		return err
 	}
 	a.log = log.With("node", a.id)
+	a.trace(ctx)
 	if !a.parts.node {
 		a.purges = purge.NewSet()
 		a.followed = &purge.Follower{Set: a.purges, Region: a.options.region, Told: a.drop, Self: a.id, Refreshes: a.orders, Logger: a.log, OnPrivate: a.hearPrivate}
@@ -126,7 +130,7 @@ func (a *assembly) identify(log *slog.Logger) error {
 }
 
 // openNode opens the disk and builds the node with its services.
-func (a *assembly) openNode(log *slog.Logger) error {
+func (a *assembly) openNode(ctx context.Context, log *slog.Logger) error {
 	verifier := verify.New(0) // one for fills and inspections, which share its workers
 	inspector := node.NewInspector(verifier)
 	orphans := &antientropy.Orphans{}
@@ -136,7 +140,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		return err
 	}
 	a.purges = purge.Restore(purged)
-	disk, err := store.OpenDisk(store.DiskConfig{
+	disk, err := store.OpenDisk(store.DiskConfig{ //nolint:contextcheck // the disk's walk lives as long as the disk
 		Purged: a.purges.Purged,
 		Dir:    a.dataDir, Limit: a.limit, Class: orphans.ClassOf(node.ClassOf(a.private)), Place: antientropy.Place, Inspect: inspector.Inspect, Logger: log,
 	})
@@ -144,7 +148,7 @@ func (a *assembly) openNode(log *slog.Logger) error {
 		return err
 	}
 	a.closers = append(a.closers, func() { _ = disk.Close() })
-	if err := a.identify(log); err != nil {
+	if err := a.identify(ctx, log); err != nil {
 		return err
 	}
 	purger := a.keepPurged(file, purged, disk)
@@ -280,7 +284,7 @@ func (a *assembly) auditor(disk *store.Disk, others *peer.Peers) {
 func (a *assembly) services(disk *store.Disk, copied *copies.Keeper, compared *antientropy.Comparer, purger *purge.Keeper) {
 	streams := &admin.Streams{}
 	a.grpc = grpc.NewServer(slices.Concat(
-		wire.ServerOptions(a.pool), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
+		wire.ServerOptions(a.pool), spans.ServerOptions(a.tracers), a.creds.ServerOptions(), []grpc.ServerOption{grpc.ChainStreamInterceptor(streams.Intercept)},
 	)...)
 	a.health = health.NewServer()
 	a.life = life.New(life.Config{Membership: a.own, Conns: a.peers, Copies: compared, Streams: streams.Running, OnReady: a.tellReady, Metrics: a.reg, Logger: a.log})
@@ -347,6 +351,6 @@ func (a *assembly) openGateway() error {
 		return err
 	}
 	a.drops = append(a.drops, front.Drop)
-	a.web = gateway.Server(front, a.log)
+	a.web = gateway.Server(spans.Handler(a.tracers, front), a.log)
 	return nil
 }

@@ -56,7 +56,7 @@ func (a *assembly) meet() error {
 	a.sync = member.NewSyncer(a.members, a.conn, a.log)
 	a.peers = peers.New(peers.Config{
 		Self: a.id, Region: a.options.region, View: a.members, Credentials: a.creds.Client, Pool: a.pool,
-		OnView: a.sync.Observe, RTT: a.rtt, Metrics: a.reg, Logger: a.log,
+		OnView: a.sync.Observe, RTT: a.rtt, Tracers: a.tracers, Metrics: a.reg, Logger: a.log,
 	})
 	a.tasks = append(a.tasks, a.peers.Run, a.sync.Run)
 	if a.followed != nil && a.own != nil {

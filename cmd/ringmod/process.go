@@ -36,7 +36,8 @@ const (
 // settings is said at the end of each command's help that takes flags.
 const settings = "\n\nEvery flag has an environment variable (--admin-addr is RINGMOD_ADMIN_ADDR) and a key in\n" +
 	"the file given by --config (admin-addr). The command line wins over the environment, the\n" +
-	"environment over the file. When it serves it prints one line 'ready' with its addresses."
+	"environment over the file. When it serves it prints one line 'ready' with its addresses.\n" +
+	"OTEL_EXPORTER_OTLP_ENDPOINT is the URL of a collector of OpenTelemetry traces."
 
 // processCommand completes a command that runs one process of these parts.
 func processCommand(cmd *cobra.Command, has parts) *cobra.Command {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/wire"
 	"github.com/ringmod/ringmod/ring"
 )
@@ -88,7 +89,7 @@ func (s *Set) dial(m ring.Member, d wire.Distance) (*grpc.ClientConn, error) {
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	return grpc.NewClient("passthrough:///"+m.ID, append(wire.DialOptions(s.cfg.Pool, d),
+	return grpc.NewClient("passthrough:///"+m.ID, append(append(wire.DialOptions(s.cfg.Pool, d), spans.DialOptions(s.cfg.Tracers, m.ID)...),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.cfg.Dial(ctx, m.Addr) }),
 	)...)
@@ -173,9 +174,10 @@ func (p *peer) get(ctx context.Context, req cache.Request, o wire.Options) (*cac
 	return obj, nil
 }
 
-// ask asks over l's lane what suits it, and where that brings nothing by a call.
+// ask asks over l's lane what suits it, and where that brings nothing by a call. What is
+// traced goes by a call, which takes the trace to the other node.
 func (p *peer) ask(ctx context.Context, l *link, req cache.Request, o wire.Options) (*cache.Object, error) {
-	if wire.SuitsLane(req, o) && p.life.region == p.set.cfg.Region {
+	if wire.SuitsLane(req, o) && p.life.region == p.set.cfg.Region && !spans.Sampled(ctx) {
 		if lane := p.set.lane(l, p.id); lane != nil { //nolint:contextcheck // a lane lasts longer than the request that opens it
 			l.calls.Add(1)
 			obj := lane.Get(ctx, req, o)

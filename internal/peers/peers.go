@@ -58,6 +58,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -102,6 +103,7 @@ type Config struct {
 	// RTT returns the round trip to a member as gossip measures it, 0 = not known;
 	// nil = never known.
 	RTT     func(id string) time.Duration
+	Tracers trace.TracerProvider  // of calls of Get; nil = none
 	Metrics prometheus.Registerer // nil = none
 	Logger  *slog.Logger          // nil = nobody
 }

@@ -12,7 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 )
 
@@ -164,8 +167,10 @@ func (d *Direct) execute(ctx context.Context, t target.Target, v *visit, program
 	printed := &bounded{limit: maxOutput, exceeded: func() { cancel(errOutput) }}
 	complained := &bounded{limit: maxErrors, exceeded: func() {}}
 	cmd.Stdout, cmd.Stderr = printed, complained
+	_, span := spans.Start(ctx, trace.SpanKindInternal, filepath.Base(program), spans.Key.String(t.String()))
 	start := time.Now()
 	err = cmd.Run()
+	spans.End(span, err)
 	d.log.DebugContext(ctx, "command", "key", t.String(), "program", program, "duration_ms", time.Since(start).Milliseconds(), "err", err)
 	if ctx.Err() != nil && !errors.Is(err, exec.ErrNotFound) {
 		err = d.ended(ctx)

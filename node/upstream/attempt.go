@@ -17,7 +17,11 @@ import (
 	"strings"
 	"time"
 
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/spans"
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/polite"
 )
@@ -196,7 +200,12 @@ func sleep(ctx context.Context, d time.Duration, source string) error {
 // attempt asks once.
 func (c *Client) attempt(ctx context.Context, r request, header http.Header) (*http.Response, *failure) {
 	name := r.src.host.Name()
-	ctx, cancel := context.WithCancelCause(ctx)
+	ctx, span := spans.Start(ctx, trace.SpanKindClient, "upstream GET", spans.Key.String(r.name), semconv.ServerAddress(name))
+	ctx, stop := context.WithCancelCause(ctx)
+	cancel := func(cause error) { // also when the body has been read
+		stop(cause)
+		spans.End(span, cause)
+	}
 	timer := time.AfterFunc(c.timeouts.Header, func() {
 		cancel(&silence{text: fmt.Sprintf("no answer within %v", c.timeouts.Header)})
 	})
@@ -212,9 +221,10 @@ func (c *Client) attempt(ctx context.Context, r request, header http.Header) (*h
 	if err != nil {
 		c.observe(name, 0, time.Since(start))
 		f := transportError(name, err, context.Cause(ctx))
-		cancel(nil)
+		cancel(f.err)
 		return nil, f
 	}
+	span.SetAttributes(semconv.HTTPResponseStatusCode(resp.StatusCode))
 	c.observe(name, resp.StatusCode, time.Since(start))
 	resp.Body = watch(resp.Body, c.timeouts.Stall, cancel, func() error { return context.Cause(ctx) })
 	f := checkAnswer(r, resp, header)
@@ -222,6 +232,7 @@ func (c *Client) attempt(ctx context.Context, r request, header http.Header) (*h
 		r.src.host.Answered()
 	}
 	if f != nil {
+		cancel(f.err)
 		_ = resp.Body.Close()
 		return nil, f
 	}
