@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ringmod/ringmod/internal/cache"
+	"github.com/ringmod/ringmod/internal/wire"
 )
 
 // hedged asks first and, when it takes long and the budget allows, second as
@@ -23,10 +24,12 @@ func (s *search) hedged(ctx context.Context, first, second candidate, mode cache
 	for {
 		select {
 		case <-late:
-			late = nil
-			if s.mayHedge() {
-				race.start(ctx, s.question, second, cache.OnlyIfCached)
+			if !s.mayHedge() {
+				timer.Reset(wire.Heartbeat) // others may have earned one by then
+				continue
 			}
+			late = nil
+			race.start(ctx, s.question, second, cache.OnlyIfCached)
 			continue
 		case o := <-race.outcomes:
 			race.running--

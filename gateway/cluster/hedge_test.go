@@ -50,6 +50,34 @@ func TestSilentNode(t *testing.T) {
 	})
 }
 
+// A hedge that the budget denies is asked for again while the node stays silent, as
+// others may have earned it meanwhile.
+func TestHedgeLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, ranks := three(t, modName, 0)
+		f.nodes[ranks[0]].silent = true
+		f.nodes[ranks[1]].holds[modName] = []byte("m")
+		c := newCluster(t, f, nil)
+		for range 21 { // all hedges that were saved up, and the one that these have earned
+			checkGet(t, c, request(t, modName), []byte("m"))
+			synctest.Wait() // the silent node is no longer asked
+		}
+		list := request(t, listName)
+		list.Mode = cache.OnlyIfCached
+		time.AfterFunc(100*time.Millisecond, func() {
+			for range 20 { // which wait, but never hedge
+				go func() { _, _ = c.Get(t.Context(), list) }()
+			}
+		})
+		start := time.Now()
+		checkGet(t, c, request(t, modName), []byte("m"))
+		if got, want := time.Since(start), 5*time.Millisecond+wire.Heartbeat; got != want {
+			t.Errorf("hedged after %v, want %v", got, want)
+		}
+	})
+}
+
 func TestHedge(t *testing.T) {
 	t.Parallel()
 	data := pattern(200 << 10)
