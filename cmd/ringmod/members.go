@@ -99,7 +99,7 @@ func (a *assembly) rtt(id string) time.Duration {
 func (a *assembly) newMembership() (*member.Membership, error) {
 	cfg := member.Config{
 		Cluster: a.options.cluster, Spec: a.spec(), Transport: a.listeners.gossip, Advertise: a.advertise(), KeyFile: a.gossipKeyFile,
-		Seeds: a.join, Tombstones: a.purges, Refreshes: a.orders, Private: a.private, Logger: a.log,
+		Seeds: a.join, Tombstones: a.purges, Refreshes: a.orders, Private: a.private, Version: version(), Logger: a.log,
 	}
 	addr := ""
 	if a.parts.node {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -88,7 +89,7 @@ func moved(m *ringmodv1.MemberStatus) string {
 // commit is what tells it from others.
 func release(m *ringmodv1.MemberStatus) string {
 	const most = 16
-	v := m.GetReport().GetVersion()
+	v := cmp.Or(m.GetReport().GetVersion(), m.GetVersion())
 	if isSilent(m) {
 		return "no answer"
 	}

@@ -52,6 +52,7 @@ func describe(members []*ringmodv1.MemberStatus, known []member.Status) {
 	}
 	for _, m := range members {
 		k := byID[m.GetMember().GetId()]
+		m.Version = k.Version
 		if k.RTT > 0 {
 			m.Rtt = durationpb.New(k.RTT)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -231,7 +232,8 @@ func TestEntryChangesSpread(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world) {
 		t := w.t
-		all := w.startAll(8, func(c *Config) { c.Entry.State = ring.Joining })
+		version := "v1.2.3-0.20261122034240-0123456789ab" // the longest that a build has
+		all := w.startAll(8, func(c *Config) { c.Entry.State, c.Version = ring.Joining, version+strings.Repeat(" ", maxVersion) })
 		if err := all[7].SetState(t.Context(), ring.Active); err != nil {
 			t.Fatal(err)
 		}
@@ -242,7 +244,7 @@ func TestEntryChangesSpread(t *testing.T) {
 		took := within(t, repaired, func() bool {
 			return !slices.ContainsFunc(all, func(p *proc) bool {
 				s := p.status("n8")
-				return s.Entry.State != ring.Active || !s.Entry.ReadOnly || s.Disk != 3 || s.Load != 8
+				return s.Entry.State != ring.Active || !s.Entry.ReadOnly || s.Disk != 3 || s.Load != 8 || strings.TrimSpace(s.Version) != version || len(s.Version) != maxVersion
 			})
 		})
 		t.Logf("known to all after %s", took)

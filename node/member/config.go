@@ -37,7 +37,8 @@ func (c *Config) complete() (netip.AddrPort, error) {
 	if c.Entry.State.IsTombstone() {
 		return none, fmt.Errorf("member %s: nobody starts as %s", c.Entry.ID, c.Entry.State)
 	}
-	if err := checkMetaSize(c.Entry); err != nil {
+	c.Version = c.Version[:min(len(c.Version), maxVersion)]
+	if err := checkMetaSize(c.Entry, c.Version); err != nil {
 		return none, err
 	}
 	return c.advertise()
@@ -58,17 +59,20 @@ func (c *Config) advertise() (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addr, listen.Port()), nil
 }
 
+// maxVersion bounds the version in gossip, in bytes (NodeMeta).
+const maxVersion = 48
+
 // checkMetaSize refuses an entry that could outgrow memberlist's metadata:
 // memberlist would panic.
-func checkMetaSize(e ring.Member) error {
+func checkMetaSize(e ring.Member, version string) error {
 	e.Epoch, e.ReadOnly, e.State = ring.MaxEpoch, true, ring.Forgotten
-	meta, err := proto.Marshal(encodeMeta(e, maxClass, maxClass))
+	b, err := proto.Marshal(meta{e, maxClass, maxClass, version}.encode())
 	if err != nil {
 		return fmt.Errorf("encoding the own entry: %w", err)
 	}
-	if len(meta) > memberlist.MetaMaxSize {
+	if len(b) > memberlist.MetaMaxSize {
 		return fmt.Errorf("member %s: gossip metadata takes %d bytes, at most %d: shorten id, region, zone or address",
-			e.ID, len(meta), memberlist.MetaMaxSize)
+			e.ID, len(b), memberlist.MetaMaxSize)
 	}
 	return nil
 }

@@ -26,8 +26,7 @@ var (
 
 // NodeMeta returns the own entry. New has checked that it fits the limit.
 func (d delegate) NodeMeta(int) []byte {
-	own := d.m.table.ownMeta()
-	b, err := proto.Marshal(encodeMeta(own.entry, own.disk, own.load))
+	b, err := proto.Marshal(d.m.table.ownMeta().encode())
 	if err != nil {
 		d.m.log.Error("cannot encode the own entry", "err", err)
 	}

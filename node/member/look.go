@@ -38,7 +38,7 @@ func (t *table) ownEntry() ring.Member {
 func (t *table) ownMeta() meta {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return meta{t.own, t.disk, t.load}
+	return meta{t.own, t.disk, t.load, t.version}
 }
 
 func (t *table) isUp(id string) bool {
@@ -78,7 +78,7 @@ func (t *table) status() []Status {
 		r := t.record(e.ID)
 		all = append(all, Status{
 			Entry: e, Up: r.up, Since: r.since, Gossip: r.gossip,
-			Disk: int(r.disk), Load: int(r.load), RTT: r.rtt,
+			Disk: int(r.disk), Load: int(r.load), Version: r.version, RTT: r.rtt,
 		})
 	}
 	return all

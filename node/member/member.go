@@ -119,6 +119,8 @@ type Config struct {
 	// means 1. Boot, Epoch and Spec are filled in. State Joining stands for the one that
 	// the node was in, see above.
 	Entry ring.Member
+	// Version of the program, of which others are told the first 48 bytes.
+	Version string
 	// Spec is how objects are placed. Required, see ring.DefaultSpec.
 	Spec ring.Spec
 	// Transport is closed when Run returns. Required.
@@ -160,7 +162,9 @@ type Status struct {
 	Gossip netip.AddrPort // where it gossips or did last; invalid: never met
 	Disk   int            // how full its disk is, in eighths of the limit
 	Load   int            // how busy it is, in eighths of its limit on fills
-	RTT    time.Duration  // of the last probe by gossip, 0 if there was none
+	// Version of its program; "": not told.
+	Version string
+	RTT     time.Duration // of the last probe by gossip, 0 if there was none
 }
 
 // Stats counts since the start.
@@ -236,7 +240,7 @@ func New(cfg Config) (*Membership, error) {
 			return nil, err
 		}
 	}
-	m.table = newTable(cfg.Logger, cfg.Entry)
+	m.table = newTable(cfg.Logger, cfg.Entry, cfg.Version)
 	m.views = &publisher{
 		log: cfg.Logger, changed: newNotice(), entries: m.table.entries, ups: m.table.ups,
 		newView: func() (*ring.View, error) { return cfg.NewView(cfg.Spec, m.table.clone()) },

@@ -98,7 +98,7 @@ func (s says) MergeRemoteState([]byte, bool)   {}
 func TestWrongMetadataIsRefused(t *testing.T) {
 	t.Parallel()
 	encode := func(edit func(*ringmodv1.Member)) []byte {
-		p := encodeMeta(entry("bad", 5), 0, 0)
+		p := meta{entry: entry("bad", 5)}.encode()
 		edit(p.GetMember())
 		b, err := proto.Marshal(p)
 		if err != nil {

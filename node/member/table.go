@@ -27,6 +27,7 @@ type table struct {
 	log     *slog.Logger
 	id      string // the own one
 	boot    string
+	version string // of the program, own one
 	started time.Time
 	refused atomic.Uint64
 	limit   limiter
@@ -66,6 +67,7 @@ type record struct {
 	gone       time.Time // when the entry became a tombstone
 	gossip     netip.AddrPort
 	disk, load uint32
+	version    string
 	rtt        time.Duration
 }
 
@@ -75,12 +77,13 @@ type tombstone struct {
 	at    time.Time
 }
 
-func newTable(log *slog.Logger, own ring.Member) *table {
+func newTable(log *slog.Logger, own ring.Member, version string) *table {
 	t := &table{
 		log:     log,
 		id:      own.ID,
 		boot:    own.Boot,
 		started: time.Now(),
+		version: version,
 		own:     own,
 		renew:   true,
 		heir:    own.State == ring.Joining,
@@ -212,7 +215,7 @@ func (t *table) join(name string, gossip netip.AddrPort, m meta) error {
 	err := t.put(m.entry)
 	if _, known := t.members.Get(in.id); known {
 		if r := t.record(in.id); in.id != t.id || in.boot == t.boot {
-			r.gossip, r.disk, r.load = gossip, m.disk, m.load
+			r.gossip, r.disk, r.load, r.version = gossip, m.disk, m.load, m.version
 		}
 	}
 	t.refresh(in.id)

@@ -23,7 +23,7 @@ func entry(id string, epoch uint64) ring.Member {
 	}
 }
 
-func quietTable(id string) *table { return newTable(slog.New(slog.DiscardHandler), entry(id, 1)) }
+func quietTable(id string) *table { return newTable(slog.New(slog.DiscardHandler), entry(id, 1), "") }
 
 func (t *table) view() *ringmodv1.View { return encodeView("test", ring.DefaultSpec(), t.clone()) }
 
@@ -196,7 +196,7 @@ func TestConfigIsChecked(t *testing.T) {
 
 func FuzzDecodeMeta(f *testing.F) {
 	e := entry("n1", 3)
-	b, err := proto.Marshal(encodeMeta(e, 1, 2))
+	b, err := proto.Marshal(meta{e, 1, 2, "v1.2.3"}.encode())
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func FuzzDecodeMeta(f *testing.F) {
 		if err := m.entry.Check(); err != nil {
 			t.Error(err)
 		}
-		again, err := proto.Marshal(encodeMeta(m.entry, m.disk, m.load))
+		again, err := proto.Marshal(m.encode())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -87,14 +87,15 @@ func decodeMember(p *ringmodv1.Member) (ring.Member, error) {
 	return m, m.Check()
 }
 
-func encodeMeta(m ring.Member, disk, load uint32) *ringmodv1.NodeMeta {
-	return &ringmodv1.NodeMeta{Member: encodeMember(m), DiskClass: disk, LoadClass: load}
-}
-
 // meta is a decoded NodeMeta.
 type meta struct {
 	entry      ring.Member
 	disk, load uint32
+	version    string
+}
+
+func (m meta) encode() *ringmodv1.NodeMeta {
+	return &ringmodv1.NodeMeta{Member: encodeMember(m.entry), DiskClass: m.disk, LoadClass: m.load, Version: m.version}
 }
 
 // decodeMeta returns what the bearer of a gossip name says about itself.
@@ -118,7 +119,7 @@ func decodeMeta(name string, b []byte) (meta, error) {
 	if gossipName(e.ID, e.Boot) != name {
 		return none, fmt.Errorf("metadata belongs to %s", gossipName(e.ID, e.Boot))
 	}
-	return meta{e, min(p.GetDiskClass(), maxClass), min(p.GetLoadClass(), maxClass)}, nil
+	return meta{e, min(p.GetDiskClass(), maxClass), min(p.GetLoadClass(), maxClass), p.GetVersion()}, nil
 }
 
 func gossipName(id, boot string) string { return id + "~" + boot }

@@ -210,7 +210,10 @@ type MemberStatus struct {
 	// Time since it became reachable or unreachable. Absent: not known.
 	Since *durationpb.Duration `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	// What it says of itself. Absent: it did not answer.
-	Report        *MemberReport `protobuf:"bytes,5,opt,name=report,proto3" json:"report,omitempty"`
+	Report *MemberReport `protobuf:"bytes,5,opt,name=report,proto3" json:"report,omitempty"`
+	// Version of its program as it gossips it, also that of a gateway, which nobody
+	// can ask for a report. Empty: not known.
+	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,6 +281,13 @@ func (x *MemberStatus) GetReport() *MemberReport {
 		return x.Report
 	}
 	return nil
+}
+
+func (x *MemberStatus) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 // MemberReport is what a member says of itself.
@@ -2792,13 +2802,14 @@ const file_ringmod_v1_admin_proto_rawDesc = "" +
 	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12$\n" +
 	"\x04view\x18\x02 \x01(\v2\x10.ringmod.v1.ViewR\x04view\x122\n" +
 	"\amembers\x18\x03 \x03(\v2\x18.ringmod.v1.MemberStatusR\amembers\x122\n" +
-	"\aregions\x18\x04 \x03(\v2\x18.ringmod.v1.RegionStatusR\aregions\"\xda\x01\n" +
+	"\aregions\x18\x04 \x03(\v2\x18.ringmod.v1.RegionStatusR\aregions\"\xf4\x01\n" +
 	"\fMemberStatus\x12*\n" +
 	"\x06member\x18\x01 \x01(\v2\x12.ringmod.v1.MemberR\x06member\x12\x0e\n" +
 	"\x02up\x18\x02 \x01(\bR\x02up\x12+\n" +
 	"\x03rtt\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12/\n" +
 	"\x05since\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05since\x120\n" +
-	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\"\x8f\x06\n" +
+	"\x06report\x18\x05 \x01(\v2\x18.ringmod.v1.MemberReportR\x06report\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\x8f\x06\n" +
 	"\fMemberReport\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x121\n" +
 	"\x06uptime\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06uptime\x12\x1d\n" +

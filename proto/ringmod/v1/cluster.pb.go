@@ -473,7 +473,8 @@ func (x *Member) GetProtocolMax() uint32 {
 }
 
 // NodeMeta is what a member gossips with each sign of life. Encoded it takes at
-// most 512 bytes, which the limits on the fields of Member ensure.
+// most 512 bytes, which the limits on its fields and on those of Member
+// ensure.
 type NodeMeta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The sender's own entry in the member table.
@@ -483,7 +484,9 @@ type NodeMeta struct {
 	DiskClass uint32 `protobuf:"varint,2,opt,name=disk_class,json=diskClass,proto3" json:"disk_class,omitempty"`
 	// How busy it is, in eighths of its limit on running fills, rounded up: 0 to
 	// 8. 0 for gateways.
-	LoadClass     uint32 `protobuf:"varint,3,opt,name=load_class,json=loadClass,proto3" json:"load_class,omitempty"`
+	LoadClass uint32 `protobuf:"varint,3,opt,name=load_class,json=loadClass,proto3" json:"load_class,omitempty"`
+	// Version of its program, at most 48 bytes. Empty: not told.
+	Version       string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +540,13 @@ func (x *NodeMeta) GetLoadClass() uint32 {
 		return x.LoadClass
 	}
 	return 0
+}
+
+func (x *NodeMeta) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 // View is the member table as one process sees it. Members exchange it whole,
@@ -1092,13 +1102,14 @@ const file_ringmod_v1_cluster_proto_rawDesc = "" +
 	"\bfeatures\x18\f \x01(\x04R\bfeatures\x12\x1b\n" +
 	"\tread_only\x18\r \x01(\bR\breadOnly\x12!\n" +
 	"\fprotocol_min\x18\x0e \x01(\rR\vprotocolMin\x12!\n" +
-	"\fprotocol_max\x18\x0f \x01(\rR\vprotocolMax\"t\n" +
+	"\fprotocol_max\x18\x0f \x01(\rR\vprotocolMax\"\x8e\x01\n" +
 	"\bNodeMeta\x12*\n" +
 	"\x06member\x18\x01 \x01(\v2\x12.ringmod.v1.MemberR\x06member\x12\x1d\n" +
 	"\n" +
 	"disk_class\x18\x02 \x01(\rR\tdiskClass\x12\x1d\n" +
 	"\n" +
-	"load_class\x18\x03 \x01(\rR\tloadClass\"\x86\x02\n" +
+	"load_class\x18\x03 \x01(\rR\tloadClass\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\"\x86\x02\n" +
 	"\x04View\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12(\n" +
 	"\x04spec\x18\x02 \x01(\v2\x14.ringmod.v1.RingSpecR\x04spec\x121\n" +

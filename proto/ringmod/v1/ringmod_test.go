@@ -17,7 +17,7 @@ import (
 func TestNodeMetaFits(t *testing.T) {
 	t.Parallel()
 	limits := map[protoreflect.Name]int{"id": 64, "region": 32, "zone": 32, "grpc_address": 128}
-	meta := &ringmodv1.NodeMeta{Member: &ringmodv1.Member{}, DiskClass: math.MaxUint32, LoadClass: math.MaxUint32}
+	meta := &ringmodv1.NodeMeta{Member: &ringmodv1.Member{}, DiskClass: math.MaxUint32, LoadClass: math.MaxUint32, Version: strings.Repeat("v", 48)}
 	member := meta.GetMember().ProtoReflect()
 	fields := member.Descriptor().Fields()
 	for i := range fields.Len() {
