@@ -17,6 +17,7 @@ import (
 	"github.com/ringmod/ringmod/internal/target"
 	"github.com/ringmod/ringmod/node/polite"
 	"github.com/ringmod/ringmod/node/store"
+	"github.com/ringmod/ringmod/node/upstream"
 )
 
 // fill runs a flight to its end. It never leaves the flight without an end: a
@@ -163,16 +164,17 @@ func (n *Node) lookAhead(ctx context.Context, t target.Target) {
 }
 
 // check compares h1 with the checksum database. Where none covers t, nobody has
-// verified it; a .info has no hash there.
+// verified it; a .info has no hash there. One that was brought along must be of a
+// version that the database knows: else lists would have what cannot be had.
 func (n *Node) check(ctx context.Context, t target.Target, h1 string) (store.Proof, error) {
 	db := n.database(t)
-	if db == nil || t.Kind == target.Info {
+	if db == nil || t.Kind == target.Info && !upstream.HasBundle(ctx) {
 		return store.Proof{H1: h1}, nil
 	}
 	if err := db.Check(ctx, t.Module(), t.Kind, h1); err != nil {
 		return store.Proof{}, err
 	}
-	return store.Proof{H1: h1, Verified: true}, nil
+	return store.Proof{H1: h1, Verified: t.Kind != target.Info}, nil
 }
 
 // remember keeps upstream's "no" to a question of that time for a while, to answer with,

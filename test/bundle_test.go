@@ -161,7 +161,7 @@ func TestBundleOfPrivateModules(t *testing.T) {
 		{1, "say --with-private", []string{"export", "--addr", n1.GRPC, "-o", bundle, "example.com/secret@v1.0.0"}},
 		{0, "3 packed", []string{"export", "--addr", n1.GRPC, "--with-private", "-o", bundle, "example.com/secret@v1.0.0"}},
 		{0, " 0 failed", []string{"import", "--addr", there.GRPC, bundle}},
-		{1, "2 failed", []string{"import", "--addr", elsewhere.GRPC, bundle}}, // nothing says what an .info should be
+		{1, "3 failed", []string{"import", "--addr", elsewhere.GRPC, bundle}},
 	} {
 		status, out, stderr := harness.Run(t, nil, step.args...)
 		if status != step.status || !strings.Contains(out+stderr, step.want) {

@@ -207,11 +207,12 @@ func (d *DB) Hashes(ctx context.Context, m module.Version) (zipH1, modH1 string,
 // Check compares h1, computed from the zip or go.mod (kind) of m, with what the
 // database says. A difference or a missing line is cache.Mismatch. A version that
 // the database does not know is cache.Broken and not an absence: the bytes exist,
-// they only cannot be trusted. Other errors are those of Lookup.
+// they only cannot be trusted. Of a .info, which has no hash there, the version has to be
+// known. Other errors are those of Lookup.
 func (d *DB) Check(ctx context.Context, m module.Version, kind target.Kind, h1 string) error {
 	version := m.Version
 	switch kind {
-	case target.Zip:
+	case target.Zip, target.Info:
 	case target.Mod:
 		version += "/go.mod"
 	default:
@@ -222,7 +223,7 @@ func (d *DB) Check(ctx context.Context, m module.Version, kind target.Kind, h1 s
 		return &cache.Error{Reason: cache.Broken, Err: err, Text: fmt.Sprintf(
 			"checksum database %s does not know %s; if the module is private, list it with --private", d.name, m)}
 	}
-	if err != nil {
+	if err != nil || kind == target.Info {
 		return err
 	}
 	known := hashes(text, m.Path, version)

@@ -94,7 +94,9 @@ func TestCheck(t *testing.T) {
 			"unknown", private, target.Zip, "h1:x", cache.Broken,
 			"checksum database sum.example.com/db does not know private.org/x@v1.0.0; if the module is private, list it with --private",
 		},
-		{"no hash of that kind", m, target.Info, "h1:x", cache.Internal, "info"},
+		{"info", m, target.Info, "", 0, ""},
+		{"info of an unknown version", private, target.Info, "", cache.Broken, "does not know private.org/x@v1.0.0"},
+		{"no hash of that kind", m, target.List, "h1:x", cache.Internal, "list"},
 	}
 	for _, test := range tests {
 		err := r.Check(t.Context(), test.m, test.kind, test.h1)
