@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 0, "how many seeds TestSeeds plays; 0 = 50, or 2000 without -short, or 10 with -short under the race detector")
+	seeds = flag.Int("seeds", 0, "how many seeds TestSeeds plays; 0 = 50, or 2000 without -short, or 5 with -short under the race detector")
 	first = flag.Uint64("first", 1, "the first of them")
 	logs  = flag.Bool("logs", false, "print what the members of a seed that fails have logged")
 )
@@ -72,7 +72,7 @@ func TestSeeds(t *testing.T) {
 	switch {
 	case n != 0:
 	case testing.Short() && raced:
-		n = 10
+		n = 5
 	case testing.Short():
 		n = 50
 	default:
