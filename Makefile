@@ -29,7 +29,7 @@ build: ## build everything, the static binary into bin/
 	go build ./...
 	CGO_ENABLED=0 go build -trimpath -o bin/ringmod ./cmd/ringmod
 
-# The race detector needs cgo, hence the C compiler. The simulator plays 10 seeds
+# The race detector needs cgo, hence the C compiler. The simulator plays 5 seeds
 # under it, and 50 and those that have failed once without. With cmd/ringmod/default.pgo everything would be
 # compiled twice.
 .PHONY: test
