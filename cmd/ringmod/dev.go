@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,7 +124,7 @@ func (d *dev) run(ctx context.Context, stdout, stderr io.Writer) error {
 			log.WarnContext(ctx, "temporary data is left", "dir", dir, "err", err)
 		}
 	}()
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, stopSignals()...)
 	defer stop()
 	all, err := d.start(ctx, dir, log)
 	defer func() {

@@ -58,6 +58,16 @@ func processCommand(cmd *cobra.Command, has parts) *cobra.Command {
 	return cmd
 }
 
+// stopSignals end a process in an orderly way. A terminal that is closed says SIGHUP, which
+// nohup has us ignore.
+func stopSignals() []os.Signal {
+	signals := []os.Signal{syscall.SIGTERM, os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	return signals
+}
+
 // run is the life of a process that a signal or ctx ends.
 func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
 	log, flush, err := o.logger(stderr)
@@ -65,7 +75,7 @@ func (o *options) run(ctx context.Context, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer flush()
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, stopSignals()...)
 	defer stop()
 	p, err := o.start(ctx, log)
 	if err != nil {
@@ -204,7 +214,7 @@ func (p *process) serve(start func(func() error)) {
 func (p *process) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	ctx, stop := signal.NotifyContext(ctx, stopSignals()...)
 	defer stop()
 	if p.web != nil {
 		if err := p.web.Shutdown(ctx); err != nil {
