@@ -65,7 +65,7 @@ func (g *Gateway) logRequest(x *exchange, took time.Duration) {
 	g.log.LogAttrs(ctx, level, "request", attrs...)
 }
 
-// trace says in the span of x how it was answered, which the span of a proxy does not know.
+// trace says in the span of x how it was answered, as far as HTTP does not tell.
 func (x *exchange) trace() {
 	span := trace.SpanFromContext(x.r.Context())
 	if !span.IsRecording() {

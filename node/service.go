@@ -99,7 +99,9 @@ func (s *service) Get(req *ringmodv1.GetRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	trace.SpanFromContext(ctx).SetAttributes(spans.Key.String(parsed.Target.String()))
+	if spans.Sampled(ctx) {
+		trace.SpanFromContext(ctx).SetAttributes(spans.Key.String(req.GetTarget()))
+	}
 	s.compare(ctx, req.GetViewDigest(), req.GetViewSeq())
 	out := newSender(ctx, stream, s.cfg.Pool, s.cfg.View)
 	out.metrics = s.cfg.Metrics

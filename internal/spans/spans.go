@@ -84,7 +84,7 @@ func options(tracers trace.TracerProvider) []otelgrpc.Option {
 	}
 }
 
-// Handler begins a span for each request that h answers, as part of the client's trace
+// Handler begins a span for each request for an object that h answers, as part of the client's trace
 // where it has sent one; nil: h itself.
 func Handler(tracers trace.TracerProvider, h http.Handler) http.Handler {
 	if tracers == nil {
